@@ -1,0 +1,27 @@
+"""The tkd cache: what it holds (FORMAT.md), how it is written, read and checked."""
+
+from cache_schema.describe import describe_cache
+from cache_schema.errors import CacheError
+from cache_schema.reader import Cache, open_cache
+from cache_schema.schema import ARRAYS, FORMAT_VERSION, SPLITS, ArraySpec, Layout
+from cache_schema.validate import Problem, validate_cache
+from cache_schema.writer import create_cache, finalise, partition_rows, pending_partitions, write_partition
+
+__all__ = [
+    "ARRAYS",
+    "FORMAT_VERSION",
+    "SPLITS",
+    "ArraySpec",
+    "Cache",
+    "CacheError",
+    "Layout",
+    "Problem",
+    "create_cache",
+    "describe_cache",
+    "finalise",
+    "open_cache",
+    "partition_rows",
+    "pending_partitions",
+    "validate_cache",
+    "write_partition",
+]

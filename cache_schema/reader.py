@@ -1,0 +1,165 @@
+"""Reading a finished cache: nothing comes back that is not verified against its digest."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from cache_schema.coding import decode_log_uint8
+from cache_schema.digest import array_digest, cache_id, partition_digest
+from cache_schema.errors import CacheError
+from cache_schema.schema import SPLITS, ArraySpec, Layout, required_arrays
+from cache_schema.store import (
+    DIGESTS_ATTRIBUTE,
+    numpy_dtype,
+    open_array,
+    open_group,
+    progress,
+    read_layout,
+    read_stored,
+    require_path,
+)
+
+WAY_OUT = "Fetch the cache again, or rebuild it with tkd cache build --force; tkd cache validate lists every fault."
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A finished cache; made by `open_cache`.
+
+    Attributes:
+        path: its folder.
+        metadata: the `tkd_cache` attribute: who made it, from what, how.
+        layout: its sizes.
+        specs: its arrays, by name.
+        group: the Zarr group, for what is not covered here; reading from it verifies checksums but no digests.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    layout: Layout
+    specs: dict[str, ArraySpec]
+    group: zarr.Group
+
+    @property
+    def task(self) -> str:
+        """`single_label` or `multi_label`."""
+        return self.layout.task
+
+    @property
+    def labels(self) -> list[str]:
+        """The name of each class."""
+        return self.metadata["dataset"]["labels"]
+
+    def split_rows(self, split: str) -> np.ndarray:
+        """The row numbers of a split, (n,) int64, ascending; all views of its clips.
+
+        Raises:
+            CacheError: the split is unknown, or `split` is damaged.
+        """
+        if split not in SPLITS:
+            raise CacheError(f"{self.path}: unknown split {split!r}; known: {', '.join(SPLITS)}.")
+        return np.flatnonzero(self.read("split") == SPLITS.index(split))
+
+    def read(self, name: str, partitions: Sequence[int] | None = None, decode: bool = True) -> np.ndarray:
+        """The rows of the given partitions, (clip, ...), verified.
+
+        Args:
+            name: an array of the cache.
+            partitions: which, in the order wanted; None for all rows.
+            decode: coded weights as float32 of sum 1, exactly 0 beyond the valid frames; False leaves them as uint8
+                codes, a quarter of the memory, for `decode` later. Other arrays come in their stored dtype.
+
+        Raises:
+            CacheError: no such array, or any of its bytes is missing, damaged or altered.
+        """
+        spec = self._spec(name)
+        indices = range(self.layout.n_partitions) if partitions is None else partitions
+        ranges = [self.layout.partition_rows(index) for index in indices]
+        shape = (sum(rows.stop - rows.start for rows in ranges), *spec.grid(self.layout).shape[1:])
+        values = np.empty(shape, np.float32 if decode and spec.coding else numpy_dtype(spec))
+        # Row arrays are one chunk, which must not be decompressed once per partition.
+        whole = self._stored(name, slice(None), "") if spec.written == "creation" else None
+        filled = 0
+        for index, rows in zip(indices, ranges, strict=True):
+            place = f", {self.layout.place(index)}"
+            stored = self._stored(name, rows, place) if whole is None else whole[rows]
+            attributes = self.group[name].attrs
+            if array_digest(name, stored, attributes.get("coding")) != attributes[DIGESTS_ATTRIBUTE][index]:
+                raise CacheError(f"{self.path}: {name}{place}: missing or altered (wrong digest). {WAY_OUT}")
+            values[filled : filled + len(stored)] = self.decode(name, stored) if decode else stored
+            filled += len(stored)
+        return values
+
+    def decode(self, name: str, stored: np.ndarray) -> np.ndarray:
+        """Values of stored rows of the named array, (clip, ...); the same object where nothing is coded.
+
+        Raises:
+            CacheError: no such array, or a coding this version does not know.
+        """
+        coding = self.group[name].attrs["coding"] if self._spec(name).coding else None
+        return stored if coding is None else decode_log_uint8(stored, coding)
+
+    def _spec(self, name: str) -> ArraySpec:
+        if name not in self.specs:
+            raise CacheError(f"{self.path}: no array {name!r}; it has {', '.join(self.specs)}.")
+        return self.specs[name]
+
+    def _stored(self, name: str, rows: slice, place: str) -> np.ndarray:
+        try:
+            return read_stored(self.group, name, rows)
+        except CacheError as error:
+            raise CacheError(f"{self.path}: {name}{place}: {error}. {WAY_OUT}") from error
+
+
+def open_cache(path: str | os.PathLike) -> Cache:
+    """The finished cache at `path`, its provenance and digests verified against each other.
+
+    Raises:
+        CacheError: nothing is there, it is something else, of another format version, unfinished or altered.
+    """
+    path = Path(path)
+    require_path(path)
+    group, metadata = open_group(path)
+    layout = read_layout(path, metadata)
+    if metadata.get("complete") is not True:
+        raise CacheError(f"{path}: unfinished, {progress(path, layout)}.")
+    faults = digest_faults(group, metadata, layout)
+    if faults:
+        raise CacheError(f"{path}: {faults[0]} {WAY_OUT}")
+    return Cache(path, metadata, layout, required_arrays(layout), group)
+
+
+def digest_faults(group: zarr.Group, metadata: dict[str, Any], layout: Layout) -> list[str]:
+    """What is wrong between the digests of a finished cache; reads attributes and one small array.
+
+    The cache_id covers the provenance and the partition digests, a partition digest covers the digests of its arrays,
+    and those the content: so a reader of one array verifies that array alone, and yet up to the cache_id.
+    """
+    faults: list[str] = []
+    digests: dict[str, list[str]] = {}
+    for name, spec in required_arrays(layout).items():
+        if spec.written == "finalise":
+            continue
+        try:
+            digests[name] = list(open_array(group, name).attrs.get(DIGESTS_ATTRIBUTE, ()))
+        except CacheError as error:
+            faults.append(f"{name}: {error}.")
+            continue
+        if len(digests[name]) != layout.n_partitions:
+            faults.append(f"{name}: {len(digests[name])} digests for {layout.n_partitions} partitions.")
+    try:
+        stored = [str(digest) for digest in read_stored(group, "partition_digest")]
+    except CacheError as error:
+        return [*faults, f"partition_digest: {error}."]
+    if not faults:
+        for index in range(layout.n_partitions):
+            if partition_digest({name: digests[name][index] for name in digests}) != stored[index]:
+                faults.append(f"partition_digest, {layout.place(index)}: not the digest of its arrays' digests.")
+    if cache_id(stored, metadata) != metadata.get("cache_id"):
+        faults.append("tkd_cache.cache_id: not the digest of the provenance and the partitions; one was altered.")
+    return faults

@@ -1,0 +1,242 @@
+"""Writing a cache: create it, write its partitions in any order and from any process, finalise it.
+
+The working store `<path>.partial` takes the final name only when it is whole. Every step can be killed and run again.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from cache_schema.digest import array_digest, cache_id, canonical_json, partition_digest
+from cache_schema.errors import CacheError
+from cache_schema.incoming import complete_metadata, stored_partition, stored_rows
+from cache_schema.schema import Layout, required_arrays
+from cache_schema.store import (
+    ATTRIBUTE,
+    DIGESTS_ATTRIBUTE,
+    RECORDS,
+    create_group,
+    discard,
+    flush,
+    open_group,
+    read_layout,
+    read_stored,
+    working_path,
+    written_partitions,
+)
+
+REPLACE_MARK = "replace"  # in the folder of records: the finished cache of this name may be replaced
+
+
+def create_cache(
+    path: str | os.PathLike,
+    layout: Layout,
+    rows: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
+    force: bool = False,
+) -> Path:
+    """The working store of a cache, new or continued.
+
+    Args:
+        path: where the finished cache is to be.
+        layout: its sizes.
+        rows: the arrays known before the teacher runs, (clip,) or (clip, class); see the table in FORMAT.md.
+        metadata: JSON with teacher, dataset, features, pooling and software; times do not belong here, because equal
+            inputs make equal caches and only equal metadata continue an unfinished one.
+        force: a finished cache of this name is replaced, once the new one is whole; an unfinished one that was begun
+            with something else is thrown away. One begun with the same is continued, forced or not.
+
+    Raises:
+        CacheError: rows or metadata are not what the format needs (every fault is listed), the cache is already there,
+            or an unfinished one was begun with something else.
+    """
+    path = Path(path)
+    folder = working_path(path)
+    metadata = complete_metadata(path, layout, metadata)
+    rows = stored_rows(path, layout, rows, metadata)
+    if path.exists():
+        if not force:
+            raise CacheError(f"{path}: already there and complete; --force rebuilds it, or choose another --out.")
+        open_group(path)  # only a cache may be replaced by one
+    if folder.exists():
+        differing = _differences_to_begun(folder, metadata, rows)
+        if differing and not force:
+            raise CacheError(
+                f"{folder}: an unfinished cache begun with something else: {'; '.join(differing)}. "
+                "--force starts afresh, or choose another --out."
+            )
+        if differing:
+            discard(folder, path)
+    if not folder.exists():
+        _begin(path, layout, metadata, rows)
+    if force:
+        (folder / RECORDS).mkdir(exist_ok=True)
+        (folder / RECORDS / REPLACE_MARK).touch()
+    return folder
+
+
+def _begin(path: Path, layout: Layout, metadata: dict[str, Any], rows: Mapping[str, np.ndarray]) -> None:
+    """Makes the working store under a third name first, so that it exists only with all its arrays and rows."""
+    draft = Path(f"{path}.begin")
+    discard(draft, path)
+    group = create_group(draft, layout, metadata)
+    for name, values in rows.items():
+        group[name][:] = values
+    (draft / RECORDS).mkdir()
+    flush(draft)
+    draft.rename(working_path(path))
+
+
+def _differences_to_begun(folder: Path, metadata: dict[str, Any], rows: Mapping[str, np.ndarray]) -> list[str]:
+    """What an unfinished cache was begun with that is not so now."""
+    try:
+        group, begun = open_group(folder)
+        begun = {**begun, "cache_id": None, "complete": False}  # a finalise may have been cut off before the rename
+        differing = list(_differences(begun, metadata))
+        if not differing:
+            differing = [f"other {name}" for name in rows if not np.array_equal(read_stored(group, name), rows[name])]
+    except CacheError as error:
+        return [f"it is damaged: {error}"]
+    return differing
+
+
+def _differences(begun: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Each leaf of two JSON objects that differs, by its path."""
+    found = []
+    for key in {**begun, **now}:
+        there, here = begun.get(key), now.get(key)
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            found += _differences(there, here, f"{prefix}{key}.")
+        elif there != here:
+            found.append(f"{prefix}{key} was {there!r}, is {here!r}")
+    return found
+
+
+def _open_working(path: str | os.PathLike, mode: str = "r") -> tuple[Path, zarr.Group, dict[str, Any], Layout]:
+    folder = working_path(path)
+    if not folder.exists():
+        raise CacheError(f"{path}: no unfinished cache; begin one with create_cache (tkd cache build).")
+    group, metadata = open_group(folder, mode)
+    return folder, group, metadata, read_layout(folder, metadata)
+
+
+def partition_rows(cache: Layout | str | os.PathLike, index: int) -> slice:
+    """The rows of partition `index`, of a layout or of the unfinished cache at a path.
+
+    Raises:
+        CacheError: there is no such partition, or no unfinished cache.
+    """
+    layout = cache if isinstance(cache, Layout) else _open_working(cache)[-1]
+    return layout.partition_rows(index)
+
+
+def pending_partitions(path: str | os.PathLike) -> list[int]:
+    """The partitions of the unfinished cache that are still to be written, in order.
+
+    Raises:
+        CacheError: there is no unfinished cache.
+    """
+    folder, _, metadata, layout = _open_working(path)
+    if metadata["complete"]:  # finalise was cut off between the last attribute and the rename
+        return []
+    return sorted(set(range(layout.n_partitions)) - written_partitions(folder))
+
+
+def write_partition(path: str | os.PathLike, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes one partition; it counts only when the call returns.
+
+    Different partitions may be written at once by any number of processes, one partition by one at a time.
+
+    Args:
+        path: where the finished cache is to be.
+        index: the partition.
+        arrays: every per-partition array of the layout, (clips of the partition, ...) padded to the layout's lengths.
+            Weights, logits and features are floating; `layer_weights` and `head_weights` are coded here.
+
+    Raises:
+        CacheError: names, shapes, dtypes or values are not what the format needs (then nothing is written), or the
+            store returns something else than was written.
+    """
+    folder, group, metadata, layout = _open_working(path, "r+")
+    rows = layout.partition_rows(index)
+    if metadata["complete"]:
+        raise CacheError(f"{path}: every partition is written; call finalise.")
+    stored = stored_partition(path, group, metadata, layout, index, arrays)
+    record = folder / RECORDS / f"{index:05d}.json"
+    record.unlink(missing_ok=True)
+    digests = {}
+    for name, values in stored.items():
+        shard = folder / name / "c" / str(index)
+        # zarr reads a shard before it writes any part of it, and fails on one that is damaged
+        if shard.is_dir():
+            shutil.rmtree(shard)
+        else:
+            shard.unlink(missing_ok=True)
+        group[name][rows] = values
+        coding = group[name].attrs.get("coding")
+        digests[name] = array_digest(name, read_stored(group, name, rows), coding)
+        if digests[name] != array_digest(name, values, coding):
+            raise CacheError(f"{path}: {name}, {layout.place(index)} did not read back as written. Check the disk.")
+        flush(shard)
+    _write_whole(record, canonical_json(digests))
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is there with all its content or not at all, also after a power cut."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
+        temporary.write(content)
+        temporary.flush()
+        os.fsync(temporary.fileno())
+    os.replace(temporary.name, path)
+
+
+def finalise(path: str | os.PathLike) -> str:
+    """Makes the cache complete, gives it its final name and returns its cache_id.
+
+    Raises:
+        CacheError: partitions are missing (all are listed), or a finished cache of this name appeared meanwhile.
+    """
+    path = Path(path)
+    folder, group, metadata, layout = _open_working(path, "r+")
+    missing = pending_partitions(path)
+    if missing:
+        raise CacheError(
+            f"{path}: {len(missing)} of {layout.n_partitions} partitions are missing: "
+            f"{', '.join(map(str, missing))}. Run the same tkd cache build again: it writes only these."
+        )
+    if path.exists() and not (folder / RECORDS / REPLACE_MARK).exists():
+        raise CacheError(f"{path}: already there and complete; --force replaces it.")
+    if not metadata["complete"]:
+        metadata = _seal(folder, group, metadata, layout)
+    # From here on the working store is whole, whatever becomes of this process; so the old cache may go.
+    discard(path, path)
+    shutil.rmtree(folder / RECORDS, ignore_errors=True)
+    folder.rename(path)
+    return metadata["cache_id"]
+
+
+def _seal(folder: Path, group: zarr.Group, metadata: dict[str, Any], layout: Layout) -> dict[str, Any]:
+    """Writes the digests, and last of all the attribute that says complete."""
+    digests = [json.loads((folder / RECORDS / f"{i:05d}.json").read_bytes()) for i in range(layout.n_partitions)]
+    for name in required_arrays(layout, "creation"):
+        values = read_stored(group, name)
+        for index, partition in enumerate(digests):
+            partition[name] = array_digest(name, values[layout.partition_rows(index)])
+    for name in digests[0]:
+        group[name].attrs[DIGESTS_ATTRIBUTE] = [partition[name] for partition in digests]
+    partition_digests = [partition_digest(partition) for partition in digests]
+    group["partition_digest"][:] = np.array(partition_digests, np.dtypes.StringDType())
+    for leftover in folder.rglob("*.partial"):  # zarr's own temporary files, of writers that were killed
+        leftover.unlink()
+    flush(folder)
+    metadata = {**metadata, "cache_id": cache_id(partition_digests, metadata), "complete": True}
+    group.attrs[ATTRIBUTE] = metadata
+    flush(folder / "zarr.json")
+    return metadata

@@ -1,0 +1,1 @@
+"""The stages of tkd: data, teacher, cache building (stage one), distillation (stage two), reports."""

@@ -1,0 +1,79 @@
+"""`tkd cache`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import ChoiceWithHint
+
+
+@click.group()
+def cache() -> None:
+    """Build and inspect caches of teacher outputs."""
+
+
+@cache.command("build")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Prepared dataset.")
+@click.option("--teacher", default="bundled", show_default=True, help="Teacher folder; bundled: the built-in one.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Cache to write, NAME.zarr.")
+@click.option(
+    "--keep",
+    type=ChoiceWithHint(("rollout", "layers", "heads"), "choice"),
+    default="heads",
+    show_default=True,
+    help="Attention to keep: the rollout alone, also every layer's, or also every head's.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips in a forward pass.")
+@click.option("--bfloat16", is_flag=True, help="Run the teacher in mixed precision.")
+@click.option("--force", is_flag=True, help="Replace the cache that is at --out.")
+def build_command(data, teacher, out, force, **settings) -> None:
+    """Stage one: run the teacher over every clip and keep where it looked. Run again to resume.
+
+    \b
+    Example:
+      tkd cache build --data data/mini --out caches/mini.zarr
+    """
+    from pipeline.data.manifest import read_manifest
+    from pipeline.extract.build import BuildConfig, build_cache
+
+    cache_id = build_cache(read_manifest(data), teacher, out, BuildConfig(**settings), force)
+    click.echo(f"{out}: complete, cache_id {cache_id}")
+
+
+@cache.command("info")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info_command(path, as_json) -> None:
+    """Say what a cache holds, by whom it was made and from what.
+
+    \b
+    Example:
+      tkd cache info caches/mini.zarr
+    """
+    from cache_schema import describe_cache
+
+    described = describe_cache(path)
+    if as_json:
+        click.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        return
+    raise NotImplementedError
+
+
+@cache.command("validate")
+@click.argument("path", type=click.Path(path_type=Path))
+def validate_command(path) -> None:
+    """List every fault of a cache, with its place; exit code 1 if there is one.
+
+    \b
+    Example:
+      tkd cache validate caches/mini.zarr
+    """
+    from cache_schema import validate_cache
+
+    problems = validate_cache(path)
+    for problem in problems:
+        click.echo(f"{problem.place}: {problem.text}")
+    if problems:
+        raise click.ClickException(f"{path}: {len(problems)} faults.")
+    click.echo(f"{path}: no faults")

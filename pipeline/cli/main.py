@@ -1,0 +1,38 @@
+"""`tkd`: the group, and how errors reach the user."""
+
+import errno
+
+import click
+
+from pipeline.cli.cache import cache
+from pipeline.cli.data import data
+from pipeline.cli.teacher import teacher
+from pipeline.errors import TkdError
+
+
+class _Group(click.Group):
+    """Turns foreseen errors into one line and exit code 1; the unforeseen keeps its traceback."""
+
+    def invoke(self, context: click.Context):
+        try:
+            return super().invoke(context)
+        except TkdError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                where = f" ({error.filename})" if error.filename else ""
+                raise click.ClickException(
+                    f"The disk is full{where}. Free some space and run the same command again: it goes on from there."
+                ) from error
+            raise
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="tkd")
+def tkd() -> None:
+    """Temporal knowledge distillation: run a big audio teacher once, keep where it looked, train tiny students."""
+
+
+tkd.add_command(data)
+tkd.add_command(cache)
+tkd.add_command(teacher)

@@ -1,0 +1,46 @@
+"""`tkd teacher`."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import ChoiceWithHint, Crops
+
+
+@click.group()
+def teacher() -> None:
+    """Train and score teachers."""
+
+
+@teacher.command("train")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Prepared dataset.")
+@click.option(
+    "--base",
+    default="bundled",
+    show_default=True,
+    help="Encoder to start from: bundled, small (the same, from scratch), a config.json (from scratch), a folder or a "
+    "Hugging Face model name of the wav2vec 2.0 family.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Teacher folder to write.")
+@click.option("--readout", type=ChoiceWithHint(("first_token", "mean"), "readout"), default="first_token", show_default=True)
+@click.option("--crops", type=Crops(), default=(), help="Epochs on crops around the event first, as in 1.25:8,2:4.")
+@click.option("--epochs", type=int, default=5, show_default=True, help="Epochs of whole clips.")
+@click.option("--batch-size", type=int, default=32, show_default=True)
+@click.option("--learning-rate", type=float, default=3e-5, show_default=True)
+@click.option("--remix/--no-remix", default=True, help="Mix speech and noise afresh for every epoch.  [default: remix]")
+@click.option("--bfloat16", is_flag=True, help="Mixed precision.")
+@click.option("--half", is_flag=True, help="Save the weights as float16.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--force", is_flag=True, help="Start over, and replace what is at --out.")
+def train_command(data, out, force, **settings) -> None:
+    """Fine-tune an encoder of the wav2vec 2.0 family, or train a small one from scratch. Run again to resume.
+
+    \b
+    Example:
+      tkd teacher train --data data/mine --out teachers/mine
+    """
+    from pipeline.data.manifest import read_manifest
+    from pipeline.teacher.train import TeacherConfig, train_teacher
+
+    info = train_teacher(read_manifest(data), TeacherConfig(**settings), out, force)
+    click.echo(f"{out}: accuracy {info.validation:.4f} validation, {info.test:.4f} test")

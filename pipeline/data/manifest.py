@@ -1,0 +1,133 @@
+"""The manifest: one row is one clip, and a clip is a pure function of its row.
+
+A prepared dataset is a folder with `manifest.parquet` (the rows), `dataset.json` (what they are rows of) and, where
+the data is made rather than recorded elsewhere, the recordings. `dataset.json` is written last: a folder without it
+is unfinished.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import TkdError
+
+SPLITS = ("train", "validation", "test")
+SAMPLE_RATE = 16000  # Hz, of every rendered clip
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),
+        pa.field("speaker", pa.string()),
+        pa.field("speech_file", pa.string()),
+        pa.field("speech_offset", pa.int64(), nullable=False),
+        pa.field("speech_gain", pa.float32(), nullable=False),
+        pa.field("noise_file", pa.string()),
+        pa.field("noise_offset", pa.int64(), nullable=False),
+        pa.field("noise_gain", pa.float32(), nullable=False),
+        pa.field("snr_db", pa.float32()),
+        pa.field("n_samples", pa.int64(), nullable=False),
+        pa.field("event_start", pa.int64(), nullable=False),
+        pa.field("event_stop", pa.int64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row of the manifest. Times are samples at the dataset's rate; files are relative to the dataset folder."""
+
+    clip_id: str  # unique; the key
+    split: str  # train, validation or test
+    labels: tuple[int, ...]  # indices into DatasetInfo.labels; exactly one for single_label
+    n_samples: int
+    speech_file: str | None = None  # the recording
+    speech_offset: int = 0  # sample of the clip at which the recording begins
+    speech_gain: float = 1.0  # stored, not derived when reading: the same samples on any machine
+    noise_file: str | None = None
+    noise_offset: int = 0  # sample of the noise recording at which the clip begins
+    noise_gain: float = 0.0
+    snr_db: float | None = None
+    event_start: int = -1  # -1: unknown, or no event
+    event_stop: int = -1
+    speaker: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a manifest is a manifest of; the content of `dataset.json`."""
+
+    name: str
+    task: str  # single_label or multi_label
+    labels: tuple[str, ...]
+    licence: str
+    recipe: dict = field(default_factory=dict)  # every setting the rows were drawn with
+    sources: list[dict] = field(default_factory=list)  # where the recordings come from, with checksums
+    sample_rate: int = SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared dataset: its folder, its description and its clips, in split order."""
+
+    root: Path
+    info: DatasetInfo
+    clips: tuple[Clip, ...]
+
+    def split(self, name: str) -> list[Clip]:
+        """Returns the clips of one split."""
+        return [clip for clip in self.clips if clip.split == name]
+
+    def sha256(self) -> str:
+        """Returns the digest of rows and labels: equal exactly when the dataset asks for the same clips."""
+        digest = hashlib.sha256(json.dumps(self.info.labels).encode())
+        for clip in self.clips:
+            digest.update(json.dumps(dataclasses.astuple(clip)).encode())
+        return digest.hexdigest()
+
+
+def write_manifest(root: Path, info: DatasetInfo, clips: list[Clip]) -> None:
+    """Writes `manifest.parquet`, then `dataset.json`, into the folder `root`, each under another name until whole."""
+    clips = sorted(clips, key=lambda clip: (SPLITS.index(clip.split), clip.clip_id))
+    seen = set()
+    for clip in clips:
+        if clip.clip_id in seen:
+            raise TkdError(f"clip_id {clip.clip_id} stands for two clips. Give every clip a name of its own.")
+        seen.add(clip.clip_id)
+    rows = [{**dataclasses.asdict(clip), "labels": list(clip.labels)} for clip in clips]
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), root / "manifest.parquet.partial")
+    os.replace(root / "manifest.parquet.partial", root / "manifest.parquet")
+    text = json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False)
+    (root / "dataset.json.partial").write_text(text + "\n", encoding="utf-8")
+    os.replace(root / "dataset.json.partial", root / "dataset.json")
+
+
+def read_manifest(root: Path | str) -> Manifest:
+    """Returns the dataset prepared in the folder `root`.
+
+    Raises:
+        TkdError: no such folder, or not (or not completely) prepared.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise TkdError(f"{root}: no such dataset folder. Make one with tkd data prepare NAME --out {root}.")
+    if not (root / "dataset.json").is_file() or not (root / "manifest.parquet").is_file():
+        raise TkdError(
+            f"{root}: no prepared dataset (dataset.json and manifest.parquet are expected). "
+            f"Make one with tkd data prepare NAME --out {root}."
+        )
+    try:
+        described = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+        described["labels"] = tuple(described["labels"])
+        info = DatasetInfo(**described)
+        rows = pq.read_table(root / "manifest.parquet", schema=_SCHEMA).to_pylist()
+    except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        raise TkdError(f"{root}: damaged dataset description ({error}). Prepare it again with --force.") from error
+    return Manifest(root, info, tuple(Clip(**{**row, "labels": tuple(row["labels"])}) for row in rows))

@@ -1,0 +1,72 @@
+"""Placing a keyword somewhere inside noise: the shape of Noisy Speech Commands (arXiv 2110.14131, section 3).
+
+The paper states neither the noise nor the SNR. Here: noise at a level drawn from `NOISE_DBFS`, speech above it by an
+SNR drawn from the recipe's range, measured over the keyword's own samples. Everything drawn is written into the row.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.audio import noise_crop, noise_length, read_audio
+from pipeline.data.manifest import Clip
+
+NOISE_DBFS = (-45.0, -25.0)  # RMS of the noise crop, relative to full scale
+_PEAK = 0.99  # full scale is 1
+
+
+@dataclass(frozen=True)
+class MixRecipe:
+    """How clips are mixed: `n_samples` a clip, SNR in dB drawn uniformly from `snr_db`."""
+
+    n_samples: int
+    snr_db: tuple[float, float]
+
+
+def mix(clip: Clip, root: Path, noise_files: list[str], recipe: MixRecipe, rng: np.random.Generator) -> Clip:
+    """Returns `clip` placed at a random position inside a random crop of one of `noise_files`.
+
+    The keyword (`speech_file`, whole, or none for silence) lies entirely inside the clip unless it is longer.
+    """
+    noise_file = noise_files[rng.integers(len(noise_files))]
+    noise_offset = int(rng.integers(noise_length(root / noise_file)))
+    noise_dbfs, snr_db, position = rng.uniform(*NOISE_DBFS), rng.uniform(*recipe.snr_db), rng.random()
+    noise = noise_crop(root / noise_file, noise_offset, recipe.n_samples)
+    noise_gain = 10 ** (noise_dbfs / 20) / max(_rms(noise), 1e-6)
+    mixed = noise * noise_gain
+    placed = {}
+    if clip.speech_file is not None:
+        speech = read_audio(root / clip.speech_file)
+        offset = int(position * max(0, recipe.n_samples - len(speech)))
+        heard = speech[: recipe.n_samples]
+        gain = 10 ** ((noise_dbfs + snr_db) / 20) / max(_rms(heard), 1e-6)
+        mixed[offset : offset + len(heard)] += heard * gain
+        placed = {
+            "speech_offset": offset,
+            "speech_gain": gain,
+            "snr_db": _float32(snr_db),
+            "event_start": offset,
+            "event_stop": offset + len(heard),
+        }
+    quieter = min(1.0, _PEAK / np.abs(mixed).max())
+    if placed:
+        placed["speech_gain"] = _float32(placed["speech_gain"] * quieter)
+    return dataclasses.replace(
+        clip,
+        n_samples=recipe.n_samples,
+        noise_file=noise_file,
+        noise_offset=noise_offset,
+        noise_gain=_float32(noise_gain * quieter),
+        **placed,
+    )
+
+
+def _rms(samples: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(samples.astype(np.float64) ** 2)))
+
+
+def _float32(value: float) -> float:
+    """Rounds to what the manifest's float32 column holds, so that a row in memory equals the row read back."""
+    return float(np.float32(value))

@@ -1,0 +1,143 @@
+"""`synth`: Noisy Speech Commands in shape, spoken by espeak-ng, made offline.
+
+Labels are `_silence_`, `_unknown_` and the words. As in Speech Commands' 12-label task, silence and unknown each get a
+tenth as many clips as the words together (arXiv 2005.06720). `mini` is its fixed recipe.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data import noise
+from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
+from pipeline.data.mixing import MixRecipe, mix
+from pipeline.data.speech import Spoken, plan_speech, render_speech, say, slug, voices_by_split, write_noise
+from pipeline.errors import TkdError
+from pipeline.progress import Progress, track
+
+WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+OTHER_WORDS = (  # the other words of Speech Commands v2: material for `_unknown_`
+    "backward bed bird cat dog eight five follow forward four happy house learn marvin nine one seven sheila six three "
+    "tree two visual wow zero"
+).split()
+NOISE_KINDS = ("coloured", "babble", "transients", "hum")
+NOISE_RECORDINGS = {"train": 10, "validation": 4, "test": 4}  # of each kind
+NOISE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class SynthConfig:
+    """The recipe. `clips` is about how many in train, validation and test; every word gets the same number."""
+
+    name: str = "synth"
+    words: tuple[str, ...] = WORDS
+    clips: tuple[int, int, int] = (4000, 600, 600)
+    length_seconds: float = 4.0
+    snr_db: tuple[float, float] = (0.0, 15.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.words or any(not word.strip() for word in self.words):
+            raise TkdError(f"words {', '.join(self.words)!r}: an empty word. Separate words with single commas.")
+        if len(set(self.words)) < len(self.words):
+            raise TkdError(f"words {', '.join(self.words)!r}: a word stands twice. Name each once.")
+        if self.length_seconds < 2:
+            raise TkdError(f"length {self.length_seconds} s: spoken words take up to 1.9 s. Use 2 s or more.")
+        if self.snr_db[0] > self.snr_db[1]:
+            raise TkdError(f"SNR range {self.snr_db[0]} to {self.snr_db[1]} dB is upside down. Give the lower bound first.")
+        smallest = math.ceil(1.2 * len(self.words))
+        if min(self.clips) < smallest:
+            raise TkdError(f"{min(self.clips)} clips in a split are too few for {len(self.words)} words: give {smallest}.")
+
+    def recipe(self) -> dict:
+        """Returns what `dataset.json` says of how the clips were made."""
+        return {"kind": "synth", **dataclasses.asdict(self)}
+
+
+MINI = SynthConfig(name="mini")
+
+
+def make_synth(root: Path, config: SynthConfig, n_workers: int) -> tuple[DatasetInfo, list[Clip]]:
+    """Speaks the words and makes the noise below `root`, and returns the clips mixed from them.
+
+    Args:
+        root: Working folder. What an interrupted run left there is used again.
+        config: The recipe.
+        n_workers: espeak-ng processes at a time.
+
+    Raises:
+        TkdError: a word that cannot be spoken.
+    """
+    voices = voices_by_split()
+    spoken = {
+        split: _plan(split, n_clips, voices[split], config)
+        for split, n_clips in zip(SPLITS, config.clips, strict=True)
+    }
+    plan = [word for split in SPLITS for word in spoken[split]]
+    with Progress("speaking", len(plan), "words") as progress:
+        for n_words in render_speech(root, plan, config.seed, n_workers):
+            progress.advance(n_words)
+
+    noises: dict[str, list[str]] = {split: [] for split in SPLITS}
+    jobs = [(split, kind, i) for split in SPLITS for kind in NOISE_KINDS for i in range(NOISE_RECORDINGS[split])]
+    for split, kind, index in track(jobs, "making noise", len(jobs), "recordings"):
+        file = f"noise/{split}/{kind}_{index:02d}.flac"
+        noises[split].append(file)
+        if not (root / file).exists():
+            write_noise(root / file, _make_noise(kind, [config.seed, index, *f"{split}{kind}".encode()], voices[split]))
+
+    recipe = MixRecipe(round(config.length_seconds * SAMPLE_RATE), config.snr_db)
+    rows = [row for split in SPLITS for row in _rows(split, spoken[split], config.words)]
+    rngs = {split: np.random.default_rng([config.seed, 1, *split.encode()]) for split in SPLITS}
+    clips = [
+        mix(row, root, noises[row.split], recipe, rngs[row.split]) for row in track(rows, "mixing", len(rows), "clips")
+    ]
+    return _describe(root, config), clips
+
+
+def _plan(split: str, n_clips: int, voices: list[str], config: SynthConfig) -> list[Spoken]:
+    rng = np.random.default_rng([config.seed, *split.encode()])
+    per_word = round(n_clips / (1.2 * len(config.words)))
+    others = sorted(set(OTHER_WORDS) - set(config.words))
+    texts = [word for word in config.words for _ in range(per_word)]
+    texts += [others[i] for i in rng.integers(len(others), size=math.ceil(0.1 * len(texts)))]
+    return plan_speech(texts, voices, split, rng)
+
+
+def _rows(split: str, spoken: list[Spoken], words: tuple[str, ...]) -> Iterator[Clip]:
+    """Yields the clips of one split, not yet mixed: as many silent ones as unknown words, and one for each word."""
+    label = {word: index for index, word in enumerate(words, 2)}
+    for index in range(sum(word.text not in label for word in spoken)):
+        yield Clip(f"{split}/_silence_/{index:04d}", split, (0,), 0)
+    for word in spoken:
+        name = f"{split}/{slug(word.text)}/{Path(word.file).stem}"
+        yield Clip(name, split, (label.get(word.text, 1),), 0, speech_file=word.file, speaker=word.voice)
+
+
+def _make_noise(kind: str, seed: list[int], voices: list[str]) -> np.ndarray:
+    rng, n_samples = np.random.default_rng(seed), NOISE_SECONDS * SAMPLE_RATE
+    if kind == "babble":
+        return noise.babble(rng, n_samples, voices, say)
+    return {"coloured": noise.coloured, "transients": noise.transients, "hum": noise.hum}[kind](rng, n_samples)
+
+
+def _describe(root: Path, config: SynthConfig) -> DatasetInfo:
+    digest = hashlib.sha256()
+    files = sorted(path for folder in ("speech", "noise") for path in (root / folder).rglob("*.flac"))
+    for path in files:
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    espeak_version = f"espeakng-loader {importlib.metadata.version('espeakng-loader')}"
+    return DatasetInfo(
+        name=config.name,
+        task="single_label",
+        labels=("_silence_", "_unknown_", *config.words),
+        licence="synthetic: made by tkd with espeak-ng",
+        recipe=config.recipe(),
+        sources=[{"made_by": espeak_version, "n_files": len(files), "sha256": digest.hexdigest()}],
+    )

@@ -1,0 +1,196 @@
+"""Building a cache: create it, write its partitions, finalise it. Run again, it goes on where it stopped."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cache_schema import Layout, create_cache, finalise, partition_rows, pending_partitions, write_partition
+from pipeline.data.audio import render_clip, to_waveform
+from pipeline.data.manifest import SPLITS, Clip, Manifest
+from pipeline.errors import TkdError
+from pipeline.extract.attention import pool_attention
+from pipeline.extract.features import LogMel, LogMelConfig
+from pipeline.progress import Progress
+from pipeline.teacher.clips import collate
+from pipeline.teacher.model import Teacher, TeacherInfo, load_teacher
+
+KEEPS = ("rollout", "layers", "heads")
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """How a cache is built. Only `keep` and `bfloat16` change what is in it."""
+
+    keep: str = "heads"  # attention kept beside the rollout
+    batch_size: int = 16  # clips in one forward pass
+    bfloat16: bool = False  # the teacher's arithmetic
+
+
+def build_cache(manifest: Manifest, teacher_name: str, out: Path, config: BuildConfig, force: bool = False) -> str:
+    """Runs the teacher over every clip of the manifest, writes the cache `out` and returns its cache_id.
+
+    Raises:
+        TkdError: teacher and dataset do not fit, or a clip cannot be read or is too short.
+        CacheError: `out` is there already, or an unfinished cache of something else is.
+    """
+    if out.suffix != ".zarr":
+        raise TkdError(f"{out}: the name of a cache ends in .zarr. Give such an --out.")
+    teacher, info, weights_sha256 = load_teacher(teacher_name)
+    if info.labels != manifest.info.labels:
+        raise TkdError(
+            f"teacher {teacher_name} knows {', '.join(info.labels)}; dataset {manifest.root} has "
+            f"{', '.join(manifest.info.labels)}. Train one for it: tkd teacher train --data {manifest.root} --out DIR."
+        )
+    log_mel = LogMel(LogMelConfig())
+    _check_lengths(manifest, max(teacher.min_samples, log_mel.config.win_length))
+    layout = _layout(manifest, teacher, log_mel.config, config)
+    metadata = _metadata(manifest, teacher, info, weights_sha256, log_mel.config, config)
+    create_cache(out, layout, _rows(manifest, teacher, log_mel.config), metadata, force)
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    teacher.to(device)
+    pending = pending_partitions(out)
+    with Progress("running the teacher", len(manifest.clips), "clips") as progress:
+        progress.advance(len(manifest.clips) - sum(len(_clips(manifest, out, index)) for index in pending))
+        for index in pending:
+            write_partition(out, index, _run(manifest, _clips(manifest, out, index), teacher, layout, log_mel, config, progress))
+    return finalise(out)
+
+
+def _clips(manifest: Manifest, out: Path, index: int) -> tuple[Clip, ...]:
+    return manifest.clips[partition_rows(out, index)]
+
+
+def _run(manifest, clips, teacher, layout, log_mel, config, progress) -> dict[str, np.ndarray]:
+    """Returns every per-partition array of `clips`, float32, padded with zeros to the layout's lengths."""
+    device = next(teacher.parameters()).device
+    arrays = {
+        "rollout": np.zeros((len(clips), layout.n_frames), np.float32),
+        "logits": np.zeros((len(clips), layout.n_classes), np.float32),
+        "features": np.zeros((len(clips), layout.n_features, layout.n_feature_frames), np.float32),
+        "audio_sha256": np.empty(len(clips), np.dtypes.StringDType()),
+    }
+    heads = np.zeros((len(clips), layout.n_layers, layout.n_heads, layout.n_frames), np.float32)
+    for batch in _batches(clips, teacher, config.batch_size):
+        pcm = [render_clip(manifest.root, clips[row]) for row in batch]
+        waveforms = [to_waveform(samples) for samples in pcm]
+        for row, samples, waveform in zip(batch, pcm, waveforms, strict=True):
+            features = log_mel(waveform)
+            arrays["features"][row, :, : features.shape[1]] = features
+            arrays["audio_sha256"][row] = hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest()
+        inputs = collate([{"waveform": waveform, "label": 0} for waveform in waveforms])
+        mask = inputs.get("attention_mask")
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+            pooled = pool_attention(
+                teacher, inputs["input_values"].to(device), None if mask is None else mask.to(device)
+            )
+        n_frames = pooled.rollout.shape[1]
+        arrays["rollout"][batch, :n_frames] = pooled.rollout.cpu()
+        arrays["logits"][batch] = pooled.logits.cpu()
+        heads[batch, ..., :n_frames] = pooled.head_weights.cpu()
+        progress.advance(len(batch))
+    if config.keep == "heads":
+        arrays["head_weights"] = heads
+    elif config.keep == "layers":
+        arrays["layer_weights"] = heads.mean(axis=2)
+    return arrays
+
+
+def _batches(clips: tuple[Clip, ...], teacher: Teacher, batch_size: int) -> Iterator[list[int]]:
+    """Yields rows of clips of like length; of equal length where the encoder normalises over time.
+
+    With feat_extract_norm "group" (wav2vec 2.0 BASE) padding changes the outputs, and no mask mends it.
+    """
+    equal = getattr(teacher.encoder.config, "feat_extract_norm", "group") == "group"
+    batch: list[int] = []
+    for row in sorted(range(len(clips)), key=lambda row: clips[row].n_samples):
+        if batch and (len(batch) == batch_size or (equal and clips[row].n_samples != clips[batch[0]].n_samples)):
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
+
+
+def _check_lengths(manifest: Manifest, shortest: int) -> None:
+    short = [f"{clip.clip_id} ({clip.n_samples})" for clip in manifest.clips if clip.n_samples < shortest]
+    if short:
+        raise TkdError(
+            f"{manifest.root}: {len(short)} clips are shorter than one frame of {shortest} samples: "
+            f"{', '.join(short[:5])}{', ...' if len(short) > 5 else ''}. Remove them, or prepare with --length."
+        )
+
+
+def _layout(manifest: Manifest, teacher: Teacher, features: LogMelConfig, config: BuildConfig) -> Layout:
+    longest = max(clip.n_samples for clip in manifest.clips)
+    return Layout(
+        n_clips=len(manifest.clips),
+        n_frames=teacher.n_frames(longest),
+        n_feature_frames=features.n_frames(longest),
+        n_features=features.n_mels,
+        n_classes=len(manifest.info.labels),
+        n_layers=teacher.encoder.config.num_hidden_layers,
+        n_heads=teacher.encoder.config.num_attention_heads,
+        task=manifest.info.task,
+        keep=config.keep,
+    )
+
+
+def _rows(manifest: Manifest, teacher: Teacher, features: LogMelConfig) -> dict[str, np.ndarray]:
+    clips = manifest.clips
+    return {
+        "clip_id": np.array([clip.clip_id for clip in clips], np.dtypes.StringDType()),
+        "split": np.array([SPLITS.index(clip.split) for clip in clips], np.uint8),
+        "label": np.array([clip.labels[0] for clip in clips], np.int32),
+        "n_frames": np.array([teacher.n_frames(clip.n_samples) for clip in clips], np.int32),
+        "n_feature_frames": np.array([features.n_frames(clip.n_samples) for clip in clips], np.int32),
+        "event_start": np.array([clip.event_start for clip in clips], np.int64),
+        "event_stop": np.array([clip.event_stop for clip in clips], np.int64),
+        "view": np.zeros(len(clips), np.uint8),
+    }
+
+
+def _metadata(
+    manifest: Manifest,
+    teacher: Teacher,
+    info: TeacherInfo,
+    weights_sha256: str,
+    features: LogMelConfig,
+    config: BuildConfig,
+) -> dict:
+    encoder = teacher.encoder.config
+    packages = ("tkd", "torch", "torchaudio", "transformers", "zarr", "numpy")
+    return {
+        "teacher": {
+            "name": info.base,
+            "sha256": weights_sha256,
+            "model_type": encoder.model_type,
+            "n_layers": encoder.num_hidden_layers,
+            "n_heads": encoder.num_attention_heads,
+            "hop_length": teacher.hop_length,
+            "frame_offset": teacher.frame_offset,
+            "sample_rate": manifest.info.sample_rate,
+            "readout": info.readout,
+            "score": {"metric": info.metric, "validation": info.validation, "test": info.test, "dataset": info.dataset},
+        },
+        "dataset": {
+            "name": manifest.info.name,
+            "manifest_sha256": manifest.sha256(),
+            "task": manifest.info.task,
+            "labels": list(manifest.info.labels),
+            "licence": manifest.info.licence,
+            "recipe": manifest.info.recipe,
+        },
+        "features": features.metadata(),
+        "pooling": {
+            "rollout": "0.5 A + 0.5 I per layer, A the mean over heads; row of the readout (arXiv 2005.00928)",
+            "weights": "mean over valid query frames",
+            "keep": config.keep,
+            "arithmetic": "bfloat16" if config.bfloat16 else "float32",
+        },
+        "software": {package: importlib.metadata.version(package) for package in packages},
+    }

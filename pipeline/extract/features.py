@@ -1,0 +1,66 @@
+"""The features students train on: log-mel energies as in kws_streaming (arXiv 2005.06720)."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torchaudio
+
+from pipeline.data.manifest import SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class LogMelConfig:
+    """Front-end settings; all of them travel in the cache."""
+
+    sample_rate: int = SAMPLE_RATE  # Hz
+    win_length: int = 640  # samples, 40 ms, Hann
+    hop_length: int = 320  # samples, 20 ms
+    n_fft: int = 1024  # next power of two of win_length
+    n_mels: int = 40
+    f_min: float = 20.0  # Hz
+    f_max: float = 7000.0  # Hz
+    floor: float = 1e-12  # energies below it are raised to it before the natural logarithm
+
+    def n_frames(self, n_samples: int) -> int:
+        """Returns how many frames lie wholly inside `n_samples` samples."""
+        return (n_samples - self.win_length) // self.hop_length + 1
+
+    def metadata(self) -> dict:
+        """Returns what the cache says of its features; `frame_offset` is the centre of frame 0 in samples."""
+        return {
+            "kind": "log_mel",
+            **dataclasses.asdict(self),
+            "frame_offset": (self.win_length - 1) / 2,
+            "mel_scale": "htk",
+            "spectrum": "magnitude",
+            "window": "hann, periodic",
+            "center": False,
+        }
+
+
+class LogMel:
+    """Computes log-mel features; see `LogMelConfig`."""
+
+    def __init__(self, config: LogMelConfig) -> None:
+        self.config = config
+        self._mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate=config.sample_rate,
+            n_fft=config.n_fft,
+            win_length=config.win_length,
+            hop_length=config.hop_length,
+            f_min=config.f_min,
+            f_max=config.f_max,
+            n_mels=config.n_mels,
+            power=1.0,
+            center=False,
+            mel_scale="htk",
+        )
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """Returns float32 (n_mels, T) for a waveform (n_samples,) in [-1, 1)."""
+        # torch centres a window shorter than n_fft in it; padding by the difference makes frame t start at t * hop.
+        margin = (self.config.n_fft - self.config.win_length) // 2
+        padded = torch.nn.functional.pad(torch.from_numpy(waveform), (margin, margin))
+        return torch.log(self._mel(padded).clamp_min(self.config.floor)).numpy()

@@ -1,0 +1,187 @@
+"""The teacher: an encoder of the wav2vec 2.0 family and one linear layer on its readout (arXiv 2110.14131, section 2).
+
+On disk a teacher is a folder in Hugging Face layout (config.json, model.safetensors, preprocessor_config.json) plus
+`tkd_teacher.json`. transformers' AutoModel opens its encoder; weights are safetensors, and no code in the folder runs.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
+
+from pipeline.data.manifest import SAMPLE_RATE
+from pipeline.errors import TkdError, nearest
+
+FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+READOUTS = ("first_token", "mean")
+BUNDLED = Path(__file__).parent / "bundled"
+SMALL_CONFIG = Path(__file__).parent / "small.json"
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """What a teacher is; the content of `tkd_teacher.json`."""
+
+    base: str  # checkpoint or config it was trained from
+    labels: tuple[str, ...]
+    task: str
+    readout: str  # first_token: the paper's c_1; mean: over valid frames
+    dataset: str
+    manifest_sha256: str
+    metric: str  # of validation and test
+    validation: float
+    test: float
+    training: dict  # every setting it was trained with
+
+
+class Teacher(nn.Module):
+    """Encoder and linear classifier."""
+
+    def __init__(self, encoder: PreTrainedModel, n_classes: int, readout: str = "first_token") -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = nn.Linear(encoder.config.hidden_size, n_classes)
+        self.readout = readout
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one encoder frame to the next."""
+        return int(np.prod(self.encoder.config.conv_stride))
+
+    @property
+    def frame_offset(self) -> float:
+        """Sample at the centre of encoder frame 0's receptive field in the convolutions."""
+        return (self.min_samples - 1) / 2
+
+    @property
+    def min_samples(self) -> int:
+        """Samples that make one frame: the receptive field of the convolutions."""
+        field, jump = 1, 1
+        for kernel, stride in zip(self.encoder.config.conv_kernel, self.encoder.config.conv_stride, strict=True):
+            field, jump = field + (kernel - 1) * jump, jump * stride
+        return field
+
+    def n_frames(self, n_samples: int) -> int:
+        """Returns how many frames the encoder makes of `n_samples` samples."""
+        for kernel, stride in zip(self.encoder.config.conv_kernel, self.encoder.config.conv_stride, strict=True):
+            n_samples = (n_samples - kernel) // stride + 1
+        return n_samples
+
+    def forward(
+        self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns `logits` (batch, n_classes) float32, and `loss` when labels are given.
+
+        Args:
+            input_values: Waveforms (batch, n_samples) at 16 kHz, each normalised by `normalise`, zeros beyond its end.
+            attention_mask: (batch, n_samples), 1 = valid; None when all clips are of one length.
+            labels: (batch,) int64 class indices.
+        """
+        hidden = self.encoder(input_values, attention_mask=attention_mask).last_hidden_state  # (batch, T, hidden)
+        logits = self.classifier(self._read(hidden, attention_mask)).float()
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    def _read(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+        if self.readout == "first_token":
+            return hidden[:, 0]
+        if attention_mask is None:
+            return hidden.mean(dim=1)
+        lengths = torch.tensor([self.n_frames(int(n)) for n in attention_mask.sum(dim=1)], device=hidden.device)
+        valid = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        return (hidden * valid[..., None]).sum(dim=1) / lengths[:, None]
+
+
+def normalise(waveform: np.ndarray) -> np.ndarray:
+    """Returns the waveform (n_samples,) with mean 0 and variance 1, as wav2vec 2.0 is fed; per clip, before padding."""
+    return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+
+
+def load_base(base: str, n_classes: int, readout: str) -> Teacher:
+    """Returns an untrained teacher on a pretrained encoder, or on a fresh one from its config.
+
+    Args:
+        base: "small" (the built-in configuration, from scratch), "bundled" (the built-in teacher's encoder), a
+            configuration file (.json, from scratch), a local folder or a Hugging Face model name.
+        n_classes: Outputs of the new linear layer.
+        readout: first_token or mean.
+
+    Raises:
+        TkdError: no such checkpoint, or not of the wav2vec 2.0 family.
+    """
+    path = SMALL_CONFIG if base == "small" else BUNDLED if base == "bundled" else Path(base)
+    source = str(path) if path.exists() else base
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        _check_family(base, config.model_type)
+        if path.suffix == ".json":
+            encoder = AutoModel.from_config(config)
+        else:
+            encoder = AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TkdError(
+            f"{base}: no encoder could be loaded ({reason}). "
+            "Give small, bundled, a config.json, a folder in Hugging Face layout, or a model name from its hub."
+        ) from error
+    return Teacher(encoder, n_classes, readout)
+
+
+def save_teacher(teacher: Teacher, info: TeacherInfo, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes the teacher into the existing, empty `folder`."""
+    prefix = teacher.encoder.base_model_prefix
+    state = {f"{prefix}.{key}": value for key, value in teacher.encoder.state_dict().items()}
+    state |= {f"classifier.{key}": value for key, value in teacher.classifier.state_dict().items()}
+    state = {key: value.to("cpu", dtype).contiguous() for key, value in state.items()}
+    teacher.encoder.config.save_pretrained(folder)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE, return_attention_mask=True).save_pretrained(folder)
+    text = json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False)
+    (folder / "tkd_teacher.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load_teacher(name: str) -> tuple[Teacher, TeacherInfo, str]:
+    """Returns the teacher in eval mode (float32), its description, and the sha256 of its weights and configuration.
+
+    Args:
+        name: "bundled", or the folder of a trained teacher.
+
+    Raises:
+        TkdError: no such folder, or not a whole teacher.
+    """
+    folder = BUNDLED if name == "bundled" else Path(name)
+    if not folder.is_dir():
+        siblings = [path.name for path in folder.parent.glob("*") if (path / "tkd_teacher.json").exists()]
+        raise TkdError(f"{name}: no such teacher folder. {nearest(folder.name, ['bundled', *siblings])}")
+    files = [folder / file for file in ("config.json", "model.safetensors", "tkd_teacher.json")]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise TkdError(f"{name}: not a teacher: {', '.join(missing)} missing. Make one with tkd teacher train.")
+    try:
+        described = json.loads(files[2].read_text(encoding="utf-8"))
+        info = TeacherInfo(**{**described, "labels": tuple(described["labels"])})
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        _check_family(name, config.model_type)
+        state = {key: value.float() for key, value in load_file(files[1]).items()}
+        teacher = Teacher(AutoModel.from_config(config), len(info.labels), info.readout)
+        prefix = teacher.encoder.base_model_prefix
+        teacher.load_state_dict({key.replace(f"{prefix}.", "encoder.", 1): value for key, value in state.items()})
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TkdError(f"{name}: damaged teacher ({reason}). Copy it again, or train it with tkd teacher train.") from error
+    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files[:2])).hexdigest()
+    return teacher.eval(), info, digest
+
+
+def _check_family(name: str, model_type: str) -> None:
+    if model_type not in FAMILY:
+        raise TkdError(f"{name}: model type {model_type} is not of the wav2vec 2.0 family. Known: {', '.join(FAMILY)}.")

@@ -1,0 +1,191 @@
+"""Whatever stops a build, running it again makes the same cache, and nothing half-made looks complete."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_cache_builder import build, metadata, partition, rows, sizes
+
+from cache_schema import (
+    CacheError,
+    create_cache,
+    finalise,
+    open_cache,
+    pending_partitions,
+    validate_cache,
+    write_partition,
+)
+
+LAYOUT = sizes(keep="layers")
+
+
+def begin(path, layout=LAYOUT, given=None, force=False):
+    return create_cache(path, layout, rows(layout), given or metadata(layout), force)
+
+
+def test_a_stopped_build_continues_with_what_is_missing(tmp_path):
+    path = tmp_path / "kws.zarr"
+    begin(path)
+    write_partition(path, 1, partition(LAYOUT, 1))
+    begin(path)
+    assert pending_partitions(path) == [0, 2]
+    assert build(path, LAYOUT)[1] == build(tmp_path / "other.zarr", LAYOUT)[1]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["kws.zarr", "other.zarr"]
+
+
+def test_finalise_lists_every_missing_partition_and_stops(tmp_path):
+    path = tmp_path / "kws.zarr"
+    begin(path)
+    write_partition(path, 1, partition(LAYOUT, 1))
+    with pytest.raises(CacheError, match="2 of 3 partitions are missing: 0, 2. Run the same tkd cache build again"):
+        finalise(path)
+    assert not path.exists()
+
+
+def test_another_teacher_or_other_rows_do_not_continue_a_build(tmp_path):
+    path, given = tmp_path / "kws.zarr", metadata(LAYOUT)
+    begin(path)
+    write_partition(path, 1, partition(LAYOUT, 1))
+    other = {**given, "teacher": {**given["teacher"], "name": "other"}}
+    with pytest.raises(
+        CacheError, match=r"begun with something else: teacher.name was 'tiny/maître', is 'other'. --force"
+    ):
+        begin(path, given=other)
+    changed = rows(LAYOUT)
+    changed["label"] = changed["label"][::-1].copy()
+    with pytest.raises(CacheError, match="begun with something else: other label. --force starts afresh"):
+        create_cache(path, LAYOUT, changed, given)
+    with pytest.raises(CacheError, match="layout.n_frames was 9, is 12"):
+        begin(path, sizes(keep="layers", n_frames=12))
+    assert pending_partitions(path) == [0, 2]
+    begin(path, given=other, force=True)
+    assert pending_partitions(path) == [0, 1, 2]
+
+
+def test_a_finished_cache_is_replaced_only_by_force_and_only_by_a_whole_one(tmp_path):
+    path, given = tmp_path / "kws.zarr", metadata(LAYOUT)
+    _, old = build(path, LAYOUT)
+    with pytest.raises(CacheError, match="kws.zarr: already there and complete; --force rebuilds it"):
+        begin(path)
+    other = {**given, "teacher": {**given["teacher"], "sha256": "c" * 64}}
+    begin(path, given=other, force=True)
+    write_partition(path, 0, partition(LAYOUT, 0))
+    assert open_cache(path).metadata["cache_id"] == old
+    begin(path, given=other, force=True)
+    assert pending_partitions(path) == [1, 2]
+    _, new = build(path, LAYOUT, other, force=True)
+    assert open_cache(path).metadata["cache_id"] == new != old
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kws.zarr"]
+
+
+def test_force_never_replaces_what_is_no_cache(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    with pytest.raises(CacheError, match="home: a folder, but no cache"):
+        begin(tmp_path / "home", force=True)
+
+
+def test_a_cache_that_appears_meanwhile_is_not_replaced(tmp_path):
+    path = tmp_path / "kws.zarr"
+    begin(path)
+    for index in range(3):
+        write_partition(path, index, partition(LAYOUT, index))
+    build(tmp_path / "other.zarr", LAYOUT)[0].rename(path)
+    with pytest.raises(CacheError, match="already there and complete; --force replaces it"):
+        finalise(path)
+
+
+def test_a_damaged_shard_of_a_stopped_writer_is_rewritten(tmp_path):
+    path = tmp_path / "kws.zarr"
+    folder = begin(path)
+    write_partition(path, 1, partition(LAYOUT, 1))
+    (folder / "rollout" / "c" / "1" / "0").write_bytes(b"torn")
+    (folder / "partitions" / "00001.json").unlink()
+    assert build(path, LAYOUT)[1] == build(tmp_path / "other.zarr", LAYOUT)[1]
+
+
+STEPS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
+
+
+def build_until(path, given, force, limit=None):
+    """Builds in a forked process that kills itself with SIGKILL at its step number `limit` on the file system.
+
+    Returns:
+        The steps of the whole build; the message it was refused with; None where the process was killed.
+    """
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        steps = 0
+
+        def count(event, args):
+            nonlocal steps
+            if event in STEPS or (event == "open" and str(path) in str(args[0]) and "r" not in str(args[1])):
+                steps += 1
+                if steps == limit:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        try:
+            build(path, LAYOUT, given, force=force)
+            os.write(writer, str(steps).encode())
+        except CacheError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    status = os.waitpid(child, 0)[1]
+    with open(reader, "rb") as pipe:
+        said = pipe.read().decode()
+    if os.WIFSIGNALED(status):
+        return None
+    return int(said) if said.isdigit() else said
+
+
+def under_fire(root, seed, force):
+    """Kills builds at many moments and prints for each what was seen; runs in an interpreter without threads."""
+    old, new = metadata(LAYOUT), {**metadata(LAYOUT), "pooling": {"of": "the new one"}}
+    n_steps = build_until(root / "whole.zarr", new, False)
+    rng = random.Random(seed)
+    moments = sorted({*rng.sample(range(1, n_steps), 12), *range(n_steps - 8, n_steps + 12)})
+    if force:
+        build_until(root / "old.zarr", old, False)
+    for moment in moments:
+        path = root / f"{moment}.zarr"
+        if force:
+            shutil.copytree(root / "old.zarr", path)
+        first = build_until(path, new, force, moment)
+        if path.exists():
+            shutil.copytree(path, root / f"{moment}-seen.zarr")
+        second = build_until(path, new, force, rng.randrange(1, n_steps))  # killed again, somewhere else
+        third = build_until(path, new, force)
+        print(json.dumps({"moment": moment, "said": [first, second, third]}))
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["new", "rebuild"])
+def test_builds_killed_at_any_step_resume_to_identical_bytes_and_never_look_complete(tmp_path, force):
+    code = f"import pathlib, test_cache_interruption as t; t.under_fire(pathlib.Path({str(tmp_path)!r}), 3, {force})"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum(report["said"][0] is None for report in reports) > 15, "too few builds were killed"
+    for report in reports:
+        assert "" not in report["said"], "a build ended in an error that is no CacheError"
+        path = tmp_path / f"{report['moment']}.zarr"
+        assert files_of(path) == files_of(tmp_path / "whole.zarr"), report
+        seen = path.with_name(f"{report['moment']}-seen.zarr")
+        if seen.exists():
+            assert validate_cache(seen) == [], report
+    leftovers = {entry.name for entry in tmp_path.iterdir() if entry.suffix != ".zarr"}
+    assert not leftovers, leftovers
+
+
+def files_of(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
