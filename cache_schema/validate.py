@@ -33,14 +33,14 @@ class Problem:
 
     Attributes:
         place: the array or attribute, and where there is one the partition.
-        message: what was found and what must be.
+        text: what was found and what must be.
     """
 
     place: str
-    message: str
+    text: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        return f"{self.place}: {self.text}"
 
 
 def validate_cache(path: str | os.PathLike) -> list[Problem]:

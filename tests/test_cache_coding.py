@@ -58,7 +58,7 @@ def test_a_hand_worked_code():
 
 
 def test_an_unknown_coding_is_named():
-    with pytest.raises(CacheError, match="unknown coding 'codebook'; known: log_uint8. Update tkd."):
+    with pytest.raises(CacheError, match=r"unknown coding 'codebook'; known: log_uint8. Update tkd."):
         decode_log_uint8(np.zeros(3, np.uint8), {"name": "codebook"})
 
 
@@ -98,5 +98,5 @@ def test_digests_of_known_content():
 
 def test_canonical_json_has_one_spelling():
     assert canonical_json({"b": [1, 0.1], "a": "é"}) == '{"a":"é","b":[1,0.1]}'.encode()
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match=r"not JSON compliant"):
         canonical_json(float("nan"))

@@ -43,7 +43,7 @@ def test_finalise_lists_every_missing_partition_and_stops(tmp_path):
     path = tmp_path / "kws.zarr"
     begin(path)
     write_partition(path, 1, partition(LAYOUT, 1))
-    with pytest.raises(CacheError, match="2 of 3 partitions are missing: 0, 2. Run the same tkd cache build again"):
+    with pytest.raises(CacheError, match=r"2 of 3 partitions are missing: 0, 2. Run the same tkd cache build again"):
         finalise(path)
     assert not path.exists()
 
@@ -59,9 +59,9 @@ def test_another_teacher_or_other_rows_do_not_continue_a_build(tmp_path):
         begin(path, given=other)
     changed = rows(LAYOUT)
     changed["label"] = changed["label"][::-1].copy()
-    with pytest.raises(CacheError, match="begun with something else: other label. --force starts afresh"):
+    with pytest.raises(CacheError, match=r"begun with something else: other label. --force starts afresh"):
         create_cache(path, LAYOUT, changed, given)
-    with pytest.raises(CacheError, match="layout.n_frames was 9, is 12"):
+    with pytest.raises(CacheError, match=r"layout.n_frames was 9, is 12"):
         begin(path, sizes(keep="layers", n_frames=12))
     assert pending_partitions(path) == [0, 2]
     begin(path, given=other, force=True)
@@ -71,7 +71,7 @@ def test_another_teacher_or_other_rows_do_not_continue_a_build(tmp_path):
 def test_a_finished_cache_is_replaced_only_by_force_and_only_by_a_whole_one(tmp_path):
     path, given = tmp_path / "kws.zarr", metadata(LAYOUT)
     _, old = build(path, LAYOUT)
-    with pytest.raises(CacheError, match="kws.zarr: already there and complete; --force rebuilds it"):
+    with pytest.raises(CacheError, match=r"kws.zarr: already there and complete; --force rebuilds it"):
         begin(path)
     other = {**given, "teacher": {**given["teacher"], "sha256": "c" * 64}}
     begin(path, given=other, force=True)
@@ -87,7 +87,7 @@ def test_a_finished_cache_is_replaced_only_by_force_and_only_by_a_whole_one(tmp_
 def test_force_never_replaces_what_is_no_cache(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
-    with pytest.raises(CacheError, match="home: a folder, but no cache"):
+    with pytest.raises(CacheError, match=r"home: a folder, but no cache"):
         begin(tmp_path / "home", force=True)
 
 
@@ -97,7 +97,7 @@ def test_a_cache_that_appears_meanwhile_is_not_replaced(tmp_path):
     for index in range(3):
         write_partition(path, index, partition(LAYOUT, index))
     build(tmp_path / "other.zarr", LAYOUT)[0].rename(path)
-    with pytest.raises(CacheError, match="already there and complete; --force replaces it"):
+    with pytest.raises(CacheError, match=r"already there and complete; --force replaces it"):
         finalise(path)
 
 
@@ -152,7 +152,7 @@ def under_fire(root, seed, force):
     old, new = metadata(LAYOUT), {**metadata(LAYOUT), "pooling": {"of": "the new one"}}
     n_steps = build_until(root / "whole.zarr", new, False)
     rng = random.Random(seed)
-    moments = sorted({*rng.sample(range(1, n_steps), 12), *range(n_steps - 8, n_steps + 12)})
+    moments = sorted({*rng.sample(range(1, n_steps), 8), *range(n_steps - 6, n_steps + 8)})
     if force:
         build_until(root / "old.zarr", old, False)
     for moment in moments:
@@ -175,7 +175,7 @@ def test_builds_killed_at_any_step_resume_to_identical_bytes_and_never_look_comp
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     reports = [json.loads(line) for line in done.stdout.splitlines()]
-    assert sum(report["said"][0] is None for report in reports) > 15, "too few builds were killed"
+    assert sum(report["said"][0] is None for report in reports) > 10, "too few builds were killed"
     for report in reports:
         assert "" not in report["said"], "a build ended in an error that is no CacheError"
         path = tmp_path / f"{report['moment']}.zarr"

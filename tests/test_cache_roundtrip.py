@@ -51,7 +51,7 @@ def test_split_rows_partition_the_rows(tmp_path):
     cache = open_cache(build(tmp_path / "kws.zarr", layout)[0])
     together = np.concatenate([cache.split_rows(split) for split in ("train", "validation", "test")])
     assert together.tolist() == list(range(layout.n_clips))
-    with pytest.raises(CacheError, match="unknown split 'dev'; known: train, validation, test"):
+    with pytest.raises(CacheError, match=r"unknown split 'dev'; known: train, validation, test"):
         cache.split_rows("dev")
 
 
@@ -119,7 +119,7 @@ def test_software_versions_do_not_change_the_cache_id_but_the_teacher_does(tmp_p
 def test_a_detached_cache_has_no_features(tmp_path):
     layout = sizes(with_features=False)
     cache = open_cache(build(tmp_path / "kws.zarr", layout)[0])
-    with pytest.raises(CacheError, match="no array 'features'; it has clip_id, split, label"):
+    with pytest.raises(CacheError, match=r"no array 'features'; it has clip_id, split, label"):
         cache.read("features")
 
 
@@ -128,7 +128,7 @@ def test_large_shards_hold_chunks_of_64_clips():
     grid = required_arrays(layout)["features"].grid(layout)
     assert (grid.shape[0], grid.chunks[0], grid.shards[0]) == (1300, 64, 512)
     assert [partition_rows(layout, index) for index in range(3)] == [slice(0, 512), slice(512, 1024), slice(1024, 1300)]
-    with pytest.raises(CacheError, match="no partition 3; this layout has partitions 0 to 2"):
+    with pytest.raises(CacheError, match=r"no partition 3; this layout has partitions 0 to 2"):
         layout.partition_rows(3)
 
 

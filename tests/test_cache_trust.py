@@ -84,7 +84,7 @@ def test_shards_that_changed_places_are_detected(cache):
     first.rename(cache / "aside")
     second.rename(first)
     (cache / "aside").rename(second)
-    with pytest.raises(CacheError, match="features, partition 0"):
+    with pytest.raises(CacheError, match=r"features, partition 0"):
         open_cache(cache).read("features")
 
 
@@ -99,19 +99,19 @@ def test_shards_that_changed_places_are_detected(cache):
 )
 def test_altered_provenance_is_detected_on_opening(cache, change):
     rewrite(cache / "zarr.json", lambda document: change(document["attributes"]["tkd_cache"]))
-    with pytest.raises(CacheError, match="tkd_cache.cache_id: not the digest of the provenance and the partitions"):
+    with pytest.raises(CacheError, match=r"tkd_cache.cache_id: not the digest of the provenance and the partitions"):
         open_cache(cache)
 
 
 def test_altered_coding_parameters_are_detected(cache):
     rewrite(cache / "head_weights" / "zarr.json", lambda document: document["attributes"]["coding"].update(low=1e-9))
-    with pytest.raises(CacheError, match="head_weights, partition 0 .*wrong digest"):
+    with pytest.raises(CacheError, match=r"head_weights, partition 0 .*wrong digest"):
         open_cache(cache).read("head_weights")
 
 
 def test_a_missing_array_is_named_on_opening(cache):
     shutil.rmtree(cache / "logits")
-    with pytest.raises(CacheError, match="kws.zarr: logits: missing"):
+    with pytest.raises(CacheError, match=r"kws.zarr: logits: missing"):
         open_cache(cache)
 
 

@@ -7,6 +7,7 @@ import click
 from pipeline.cli.cache import cache
 from pipeline.cli.data import data
 from pipeline.cli.teacher import teacher
+from pipeline.cli.train import train_command
 from pipeline.errors import TkdError
 
 
@@ -36,3 +37,4 @@ def tkd() -> None:
 tkd.add_command(data)
 tkd.add_command(cache)
 tkd.add_command(teacher)
+tkd.add_command(train_command)

@@ -1,0 +1,54 @@
+"""`tkd train`, also installed as `tkd-train`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import ChoiceWithHint
+from students import STUDENTS
+
+
+@click.command("train", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--cache", "cache_path", type=click.Path(path_type=Path), required=True, help="Cache to train from.")
+@click.option("--student", type=ChoiceWithHint(tuple(STUDENTS), "student"), default="crnn", show_default=True)
+@click.option("--kd-weight", type=float, default=0.25, show_default=True, help="Weight of the teacher's attention; 0: none.")
+@click.option(
+    "--first-frame",
+    type=ChoiceWithHint(("drop", "keep"), "choice"),
+    default="drop",
+    show_default=True,
+    help="The rollout's first entry, the readout token's own place.",
+)
+@click.option("--epochs", type=int, default=10, show_default=True)
+@click.option("--batch-size", type=int, default=64, show_default=True)
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
+@click.option("--bfloat16", is_flag=True, help="Mixed precision: about twice as fast on CPUs that have it.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/DATASET-STUDENT-kdW-seedN]")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--force", is_flag=True, help="Start over.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+def train_command(cache_path, out, resume, force, as_json, **settings) -> None:
+    """Stage two: train a student from a cache. The teacher does not run, and the dataset is not needed.
+
+    \b
+    Example:
+      tkd-train --cache caches/mini.zarr --student crnn --kd-weight 0.25
+    """
+    from cache_schema import open_cache
+    from pipeline.distill.run import TrainConfig
+    from pipeline.distill.train import train
+
+    config = TrainConfig(**settings)
+    cache = open_cache(cache_path)
+    dataset = cache.metadata["dataset"]["name"]
+    out = out or Path("runs") / f"{dataset}-{config.student}-kd{config.kd_weight:g}-seed{config.seed}"
+    metrics = train(cache, config, out, resume, force)
+    if as_json:
+        click.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
+    else:
+        click.echo(
+            f"{out}: test accuracy {metrics['test']:.4f}, validation {metrics['validation']:.4f} (epoch "
+            f"{metrics['best_epoch']}), {metrics['n_params']:,} parameters, {metrics['seconds']:.0f} s"
+        )

@@ -1,0 +1,67 @@
+"""Teacher frames to student frames: the one place where the two clocks meet."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from students import Student
+
+
+@dataclass(frozen=True)
+class FrameGrid:
+    """Frames at regular times: frame i is centred at sample `offset + i * hop_length`."""
+
+    hop_length: float  # samples
+    offset: float  # samples
+
+
+def teacher_grid(metadata: dict[str, Any]) -> FrameGrid:
+    """Returns the grid of a cache's frame weights."""
+    return FrameGrid(metadata["teacher"]["hop_length"], metadata["teacher"]["frame_offset"])
+
+
+def student_grid(metadata: dict[str, Any], student: Student) -> FrameGrid:
+    """Returns the grid of a student's frames, on a cache's features."""
+    features = metadata["features"]
+    return FrameGrid(
+        student.stride * features["hop_length"],
+        features["frame_offset"] + student.offset * features["hop_length"],
+    )
+
+
+def align(
+    weights: Tensor, lengths: Tensor, source: FrameGrid, target: FrameGrid, target_lengths: Tensor, n_target: int
+) -> Tensor:
+    """Returns frame weights at the target's frames, (batch, n_target): >= 0, sum 1 over valid frames, 0 beyond.
+
+    Linear interpolation, as arXiv 2110.14131 section 2, but in time rather than by stretching one axis onto the other:
+    each target frame reads the weights at its own centre, the outermost value where it lies outside. Then renormalised
+    over the valid target frames.
+
+    Args:
+        weights: (batch, T), >= 0, 0 beyond `lengths`.
+        lengths: (batch,) valid source frames.
+        source: Times of the source frames.
+        target: Times of the target frames.
+        target_lengths: (batch,) valid target frames.
+        n_target: Target frames to return.
+    """
+    frames = torch.arange(n_target, device=weights.device)
+    position = (target.offset + target.hop_length * frames - source.offset) / source.hop_length  # in source frames
+    last = (lengths - 1).to(position.dtype)[:, None]
+    position = torch.minimum(position.clamp_min(0)[None], last)  # (batch, n_target)
+    left = position.floor()
+    fraction = position - left
+    left = left.long()
+    right = torch.minimum(left + 1, lengths[:, None] - 1)
+    aligned = (1 - fraction) * weights.gather(1, left) + fraction * weights.gather(1, right)
+    aligned = aligned * (frames < target_lengths[:, None])
+    return aligned / aligned.sum(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def frames_inside(grid: FrameGrid, start: Tensor, stop: Tensor, n_frames: int) -> Tensor:
+    """Returns which frames are centred inside [start, stop) samples, (batch, n_frames) bool."""
+    centre = grid.offset + grid.hop_length * torch.arange(n_frames, device=start.device)
+    return (centre >= start[:, None]) & (centre < stop[:, None])

@@ -1,0 +1,120 @@
+"""The run directory: what a training leaves behind, and what makes it whole.
+
+config.json (settings), checkpoint/ (for resuming), TensorBoard events; when complete also model.safetensors (the
+deployable student alone), query.safetensors (the training-only query, for pictures of where the student looks) and,
+last, metrics.json.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import TkdError
+from students import Student, build_student
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a student is trained."""
+
+    student: str = "crnn"
+    kd_weight: float = 0.25  # lambda of arXiv 2110.14131; 0 trains without the teacher
+    first_frame: str = "drop"  # of the rollout: the readout's own place, kept by the residual; drop or keep
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3  # peak; AdamW, one warm-up epoch, then cosine to a hundredth
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    bfloat16: bool = False  # autocast
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.kd_weight < 1:
+            raise TkdError(f"kd_weight {self.kd_weight}: expected 0 <= kd_weight < 1, as in (1 - w) * task + w * KL.")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise TkdError(f"epochs {self.epochs}, batch_size {self.batch_size}: both are at least 1.")
+        if self.first_frame not in ("drop", "keep"):
+            raise TkdError(f"first_frame {self.first_frame}: expected drop or keep.")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run, read back."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    student: Student  # in eval mode
+    query: Tensor  # (n_channels,)
+
+
+def begin_run(path: Path, settings: dict[str, Any], resume: bool, force: bool) -> None:
+    """Makes the run directory, or checks that the one there is to be continued.
+
+    Raises:
+        TkdError: it is there already, or was begun with other settings.
+    """
+    config_file = path / "config.json"
+    settings = json.loads(json.dumps(settings))
+    if path.exists() and force:
+        if any(path.iterdir()) and not config_file.exists():
+            raise TkdError(f"{path}: exists and is not a run. Give another --out.")
+        shutil.rmtree(path)
+    if config_file.exists():
+        if (path / "metrics.json").exists():
+            raise TkdError(f"{path}: this run is complete. Train it again with --force, or give another --out.")
+        if not resume:
+            raise TkdError(f"{path}: an unfinished run. Go on with --resume, or start over with --force.")
+        begun = json.loads(config_file.read_text(encoding="utf-8"))
+        differing = [key for key in settings if begun.get(key) != settings[key]]
+        if differing:
+            changes = ", ".join(f"{key} was {begun.get(key)}, is {settings[key]}" for key in differing)
+            raise TkdError(f"{path}: begun with other settings ({changes}). Repeat those, or start over with --force.")
+        return
+    if path.exists() and any(path.iterdir()):
+        raise TkdError(f"{path}: exists and is not a run. Give another --out.")
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(config_file, settings)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file that is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file that is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata)
+    os.replace(partial, path)
+
+
+def read_run(path: Path) -> Run:
+    """Returns a complete run.
+
+    Raises:
+        TkdError: no such run, an unfinished one, or damaged files.
+    """
+    if not (path / "config.json").is_file():
+        raise TkdError(f"{path}: no run here (config.json is missing). Make one with tkd train --out {path}.")
+    if not (path / "metrics.json").is_file():
+        raise TkdError(f"{path}: the run is not complete. Finish it: the same tkd train with --resume.")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        student = build_student(config["student"], config["n_classes"], config["n_mels"])
+        student.load_state_dict(load_file(path / "model.safetensors"))
+        query = load_file(path / "query.safetensors")["query"]
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TkdError(f"{path}: damaged run ({reason}). Train it again with --force.") from error
+    return Run(path, config, metrics, student.eval(), query)

@@ -1,0 +1,159 @@
+"""Training one student against a cache: the loop, top to bottom."""
+
+import dataclasses
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from cache_schema import Cache
+from pipeline.distill.alignment import FrameGrid, student_grid, teacher_grid
+from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
+from pipeline.distill.data import Clips, load_splits
+from pipeline.distill.losses import combined_loss, student_attention, temporal_kd_loss
+from pipeline.distill.run import TrainConfig, begin_run, write_json, write_tensors
+from pipeline.distill.score import score, share_inside, target_weights
+from pipeline.errors import TkdError
+from pipeline.progress import Progress, say
+from students import StudentOutput, build_student, count_parameters
+
+
+def train(cache: Cache, config: TrainConfig, out: Path, resume: bool = False, force: bool = False) -> dict[str, Any]:
+    """Trains a student, writes the run directory `out` and returns its metrics.
+
+    The best epoch by validation accuracy is kept; the test split is scored once, at the end.
+
+    Raises:
+        TkdError: `out` is taken, the cache cannot be trained on, or the loss is not finite.
+        CacheError: the cache is damaged.
+    """
+    sizes = {"n_classes": len(cache.labels), "n_mels": cache.layout.n_features}
+    identity = {"cache": str(cache.path), "cache_id": cache.metadata["cache_id"]}
+    begin_run(out, {**dataclasses.asdict(config), **identity, **sizes}, resume, force)
+    splits = load_splits(cache)
+
+    set_seed(config.seed)
+    accelerator = Accelerator(mixed_precision="bf16" if config.bfloat16 else "no")
+    bare = build_student(config.student, **sizes)
+    # From zeros, which draws no random number: with and without KD a student starts and is shuffled the same.
+    query = nn.Parameter(torch.zeros(bare.n_channels, device=accelerator.device))
+    bare.to(accelerator.device)
+    optimizer = torch.optim.AdamW([*bare.parameters(), query], config.learning_rate, weight_decay=config.weight_decay)
+    progression = load_checkpoint(out, bare, query, optimizer)
+    student, optimizer = accelerator.prepare(bare, optimizer)
+    source, target = teacher_grid(cache.metadata), student_grid(cache.metadata, bare)
+
+    clips = splits["train"]
+    n_steps = math.ceil(len(clips) / config.batch_size)  # an epoch
+    started = time.monotonic() - progression.seconds
+    with SummaryWriter(str(out)) as board, Progress(f"training {out.name}", config.epochs * n_steps, "steps") as bar:
+        bar.advance(progression.epoch * n_steps)
+        for epoch in range(progression.epoch, config.epochs):
+            student.train()
+            shuffle = torch.Generator().manual_seed(config.seed * config.epochs + epoch)
+            sums = torch.zeros(2, device=accelerator.device)
+            for step, rows in enumerate(torch.randperm(len(clips), generator=shuffle).split(config.batch_size)):
+                batch = clips.take(rows).to(accelerator.device)
+                with accelerator.autocast():
+                    output = student(batch.features.float(), batch.lengths)
+                task, temporal = loss_terms(output, query, batch, source, target, config)
+                # Without KD the query learns from detached frames: it only shows where the student could look.
+                loss = combined_loss(task, temporal, config.kd_weight) if config.kd_weight else task + temporal
+                if not torch.isfinite(loss):
+                    raise TkdError(
+                        f"{out}: the loss is {loss.item()} in epoch {epoch + 1}, step {step + 1}, on clips "
+                        f"{', '.join(batch.clip_id)}. Look at their features, or lower --learning-rate."
+                    )
+                optimizer.zero_grad()
+                accelerator.backward(loss)
+                accelerator.clip_grad_norm_(student.parameters(), config.max_grad_norm)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(config, epoch * n_steps + step, n_steps)
+                optimizer.step()
+                sums += torch.stack([task, temporal]).detach()
+                bar.advance()
+
+            scores = score(bare, query, splits["validation"], cache.metadata)
+            task, temporal = (sums / n_steps).tolist()
+            say(
+                f"epoch {epoch + 1} of {config.epochs}: task loss {task:.3f}, KL to the teacher {temporal:.3f}, "
+                f"validation accuracy {scores.accuracy:.4f}, attention in event {scores.attention_in_event:.2f}"
+            )
+            board.add_scalar("train/task_loss", task, epoch + 1)
+            board.add_scalar("train/temporal_kd_loss", temporal, epoch + 1)
+            board.add_scalar("validation/accuracy", scores.accuracy, epoch + 1)
+            board.add_scalar("validation/attention_in_event", scores.attention_in_event, epoch + 1)
+            if scores.accuracy > progression.best:
+                progression = dataclasses.replace(progression, best=scores.accuracy, best_epoch=epoch + 1)
+                save_best(out, bare, query)
+            progression = dataclasses.replace(progression, epoch=epoch + 1, seconds=time.monotonic() - started)
+            save_checkpoint(out, bare, query, optimizer, progression)
+
+    load_best(out, bare, query)
+    return _finish(cache, config, out, bare, query, splits["test"], progression)
+
+
+def loss_terms(
+    output: StudentOutput, query: Tensor, batch: Clips, source: FrameGrid, target: FrameGrid, config: TrainConfig
+) -> tuple[Tensor, Tensor]:
+    """Returns the task loss (cross-entropy) and the temporal KD loss of a batch, two float32 scalars.
+
+    At kd_weight 0 no gradient of the second reaches the student.
+    """
+    task = nn.functional.cross_entropy(output.logits.float(), batch.labels)
+    frames = output.frames.float() if config.kd_weight else output.frames.float().detach()
+    teacher = target_weights(batch, source, target, output.lengths, frames.shape[1], config.first_frame)
+    return task, temporal_kd_loss(student_attention(frames, query, output.lengths), teacher)
+
+
+def learning_rate(config: TrainConfig, step: int, warmup: int) -> float:
+    """Returns the learning rate of a step: linear over the first epoch (`warmup` steps), then a cosine to a hundredth."""
+    peak, n_steps = config.learning_rate, config.epochs * warmup
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, n_steps - warmup)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _finish(cache, config, out, student, query, test: Clips, progression: Progression) -> dict[str, Any]:
+    """Scores the best epoch on the test split and writes what makes the run complete; metrics.json last."""
+    scores = score(student, query, test, cache.metadata)
+    source = teacher_grid(cache.metadata)
+    weights = test.weights.clone()
+    weights[:, 0] = 0
+    teacher_share = share_inside(weights, source, test).nanmean().item()
+    uniform_share = share_inside(torch.ones_like(weights), source, test).nanmean().item()
+    metrics = {
+        "student": config.student,
+        "dataset": cache.metadata["dataset"]["name"],
+        "cache_id": cache.metadata["cache_id"],
+        "kd_weight": config.kd_weight,
+        "logit_kd": 0.0,
+        "seed": config.seed,
+        "metric": "accuracy",
+        "validation": progression.best,
+        "test": scores.accuracy,
+        "n_params": count_parameters(student),
+        "epochs": config.epochs,
+        "best_epoch": progression.best_epoch,
+        "seconds": round(progression.seconds, 1),
+        "attention_in_event": scores.attention_in_event,
+        "teacher": {
+            "name": cache.metadata["teacher"]["name"],
+            **cache.metadata["teacher"]["score"],
+            "attention_in_event": teacher_share,
+            "imported": "transformers" in sys.modules,
+        },
+        "uniform_attention_in_event": uniform_share,
+    }
+    write_tensors(out / "model.safetensors", student.state_dict())
+    write_tensors(out / "query.safetensors", {"query": query})
+    write_json(out / "metrics.json", metrics)
+    return metrics
