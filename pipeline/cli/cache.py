@@ -24,7 +24,9 @@ def cache() -> None:
     show_default=True,
     help="Attention to keep: the rollout alone, also every layer's, or also every head's.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips in a forward pass.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips in a forward pass."
+)
 @click.option("--bfloat16", is_flag=True, help="Run the teacher in mixed precision.")
 @click.option("--force", is_flag=True, help="Replace the cache that is at --out.")
 def build_command(data, teacher, out, force, **settings) -> None:

@@ -22,10 +22,13 @@ def data() -> None:
 @click.option("--words", help='synth: the words to spot, comma-separated, as in "hey lamp,lights out".')
 @click.option("--clips", type=int, nargs=3, help="synth: about how many clips in train, validation, test.")
 @click.option("--length", type=float, help="Seconds a clip. synth: 4; folder: whole recordings.")
-@click.option("--snr", type=float, nargs=2, metavar="LO HI", help="synth: range of signal-to-noise ratios in dB. [0 15]")
+@click.option(
+    "--snr", type=float, nargs=2, metavar="LO HI", help="synth: range of signal-to-noise ratios in dB. [0 15]"
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Everything random is drawn from it.")
+@click.option("--strict", is_flag=True, help="folder: stop if a recording cannot be used, instead of leaving it out.")
 @click.option("--force", is_flag=True, help="Make it again, from nothing.")
-def prepare_command(name, out, root, words, clips, length, snr, seed, force) -> None:
+def prepare_command(name, out, root, words, clips, length, snr, seed, strict, force) -> None:
     """Make the dataset NAME: mini (the built-in recipe), synth (your words, spoken and mixed into noise), or folder
     (your own recordings).
 
@@ -36,15 +39,34 @@ def prepare_command(name, out, root, words, clips, length, snr, seed, force) -> 
       tkd data prepare folder --root recordings --out data/mine
     """
     from pipeline.data.prepare import prepare
-    from pipeline.data.synth import MINI, SynthConfig, make_synth
 
-    given = {"words": words, "clips": clips, "length_seconds": length, "snr_db": snr}
-    given = {option: value for option, value in given.items() if value is not None}
-    if "words" in given:
-        given["words"] = tuple(word.strip() for word in words.split(","))
-    config = MINI if name == "mini" else SynthConfig(seed=seed, **given)
-    if name == "mini" and (given or seed):
-        raise click.UsageError("mini is a fixed recipe. Use synth to choose words, clips, length, SNR or seed.")
-    manifest = prepare(out, config.recipe(), lambda work: make_synth(work, config, os.cpu_count() or 1), force)
+    allowed = {
+        "mini": (),
+        "synth": ("words", "clips", "length", "snr", "seed"),
+        "folder": ("root", "length", "seed", "strict"),
+    }
+    given = {"root": root, "words": words, "clips": clips, "length": length, "snr": snr, "seed": seed, "strict": strict}
+    for option, value in given.items():
+        if value and option not in allowed[name]:
+            raise click.UsageError(f"--{option} does not go with {name}, which takes {_options(allowed[name])}.")
+    if name == "folder":
+        from pipeline.data.folder import FolderConfig, read_folder
+
+        if root is None:
+            raise click.UsageError("folder needs --root DIR: where the recordings are, one folder per label.")
+        config = FolderConfig(str(root), length, seed, strict)
+        manifest = prepare(out, config.recipe(), lambda _work: read_folder(config), force)
+    else:
+        from pipeline.data.synth import MINI, SynthConfig, make_synth
+
+        chosen = {"words": words and tuple(word.strip() for word in words.split(",")), "clips": clips, "snr_db": snr}
+        chosen |= {"length_seconds": length}
+        chosen = {option: value for option, value in chosen.items() if value is not None}
+        config = MINI if name == "mini" else SynthConfig(seed=seed, **chosen)
+        manifest = prepare(out, config.recipe(), lambda work: make_synth(work, config, os.cpu_count() or 1), force)
     counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "validation", "test"))
     click.echo(f"{out}: {manifest.info.name}, {len(manifest.info.labels)} labels, {counts} clips")
+
+
+def _options(names: tuple[str, ...]) -> str:
+    return ", ".join(f"--{name}" for name in names) or "no such options (it is a fixed recipe; use synth to choose)"

@@ -1,6 +1,7 @@
 """`tkd`: the group, and how errors reach the user."""
 
 import errno
+import sys
 
 import click
 
@@ -9,6 +10,14 @@ from pipeline.cli.data import data
 from pipeline.cli.teacher import teacher
 from pipeline.cli.train import train_command
 from pipeline.errors import TkdError
+
+_EXTRAS = {  # module -> the extra that installs it
+    "espeakng_loader": "synth",
+    "pyarrow": "teacher",
+    "soundfile": "teacher",
+    "torchaudio": "teacher",
+    "transformers": "teacher",
+}
 
 
 class _Group(click.Group):
@@ -19,6 +28,19 @@ class _Group(click.Group):
             return super().invoke(context)
         except TkdError as error:
             raise click.ClickException(str(error)) from error
+        except ValueError as error:
+            from cache_schema import CacheError
+
+            if isinstance(error, CacheError):
+                raise click.ClickException(str(error)) from error
+            raise
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            raise click.ClickException(
+                f"{error.name} is not installed; this command needs it. Install it with: pip install 'tkd[{extra}]'"
+            ) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 where = f" ({error.filename})" if error.filename else ""
@@ -26,6 +48,11 @@ class _Group(click.Group):
                     f"The disk is full{where}. Free some space and run the same command again: it goes on from there."
                 ) from error
             raise
+
+
+def tkd_train() -> None:
+    """`tkd-train`: the same as `tkd train`."""
+    tkd(["train", *sys.argv[1:]])
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

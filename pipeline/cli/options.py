@@ -1,5 +1,7 @@
 """Option types shared by the commands."""
 
+from collections.abc import Callable, Iterable
+
 import click
 
 from pipeline.errors import nearest
@@ -10,12 +12,14 @@ class ChoiceWithHint(click.ParamType):
 
     name = "name"
 
-    def __init__(self, names: tuple[str, ...], what: str) -> None:
+    def __init__(self, names: Callable[[], Iterable[str]] | Iterable[str], what: str) -> None:
+        """`names` may be a function, called when a name is given: so that help needs no heavy import."""
         self.names, self.what = names, what
 
     def convert(self, value, param, ctx):
-        if value not in self.names:
-            self.fail(f"no such {self.what}: {value}. {nearest(value, self.names)}", param, ctx)
+        names = self.names() if callable(self.names) else self.names
+        if value not in names:
+            self.fail(f"no such {self.what}: {value}. {nearest(value, names)}", param, ctx)
         return value
 
 

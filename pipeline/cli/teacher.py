@@ -1,5 +1,7 @@
 """`tkd teacher`."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import click
@@ -22,7 +24,9 @@ def teacher() -> None:
     "Hugging Face model name of the wav2vec 2.0 family.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Teacher folder to write.")
-@click.option("--readout", type=ChoiceWithHint(("first_token", "mean"), "readout"), default="first_token", show_default=True)
+@click.option(
+    "--readout", type=ChoiceWithHint(("first_token", "mean"), "readout"), default="first_token", show_default=True
+)
 @click.option("--crops", type=Crops(), default=(), help="Epochs on crops around the event first, as in 1.25:8,2:4.")
 @click.option("--epochs", type=int, default=5, show_default=True, help="Epochs of whole clips.")
 @click.option("--batch-size", type=int, default=32, show_default=True)
@@ -44,3 +48,35 @@ def train_command(data, out, force, **settings) -> None:
 
     info = train_teacher(read_manifest(data), TeacherConfig(**settings), out, force)
     click.echo(f"{out}: accuracy {info.validation:.4f} validation, {info.test:.4f} test")
+
+
+@teacher.command("evaluate")
+@click.option(
+    "--teacher", "name", default="bundled", show_default=True, help="Teacher folder; bundled: the built-in one."
+)
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Prepared dataset.")
+@click.option(
+    "--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate_command(name, data, split, as_json) -> None:
+    """Score a teacher: accuracy, and the share of its attention inside the events.
+
+    \b
+    Example:
+      tkd teacher evaluate --data data/mini
+    """
+    from pipeline.data.manifest import read_manifest
+    from pipeline.teacher.evaluate import evaluate_teacher
+    from pipeline.teacher.model import load_teacher, require_labels
+
+    manifest, (loaded, info, _) = read_manifest(data), load_teacher(name)
+    require_labels(info, manifest, name)
+    scores = evaluate_teacher(loaded, manifest, split)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(scores)))
+    else:
+        click.echo(
+            f"{split}, {scores.n_clips} clips: accuracy {scores.accuracy:.4f}; attention in event "
+            f"{scores.attention_in_event:.3f} (uniform attention: {scores.uniform_attention_in_event:.3f})"
+        )

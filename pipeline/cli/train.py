@@ -6,13 +6,20 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import ChoiceWithHint
-from students import STUDENTS
+
+
+def _students():
+    from students import STUDENTS
+
+    return STUDENTS
 
 
 @click.command("train", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--cache", "cache_path", type=click.Path(path_type=Path), required=True, help="Cache to train from.")
-@click.option("--student", type=ChoiceWithHint(tuple(STUDENTS), "student"), default="crnn", show_default=True)
-@click.option("--kd-weight", type=float, default=0.25, show_default=True, help="Weight of the teacher's attention; 0: none.")
+@click.option("--student", type=ChoiceWithHint(_students, "student"), default="crnn", show_default=True)
+@click.option(
+    "--kd-weight", type=float, default=0.25, show_default=True, help="Weight of the teacher's attention; 0: none."
+)
 @click.option(
     "--first-frame",
     type=ChoiceWithHint(("drop", "keep"), "choice"),
@@ -25,7 +32,9 @@ from students import STUDENTS
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True)
 @click.option("--bfloat16", is_flag=True, help="Mixed precision: about twice as fast on CPUs that have it.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/DATASET-STUDENT-kdW-seedN]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/DATASET-STUDENT-kdW-seedN]"
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--force", is_flag=True, help="Start over.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")

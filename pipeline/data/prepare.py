@@ -26,7 +26,9 @@ def prepare(
             raise TkdError(f"{out}: exists and is not a dataset. Give another --out.")
         there = read_manifest(out)
         if there.info.recipe != recipe:
-            raise TkdError(f"{out}: holds a dataset of another recipe. Prepare again with --force, or give another --out.")
+            raise TkdError(
+                f"{out}: holds a dataset of another recipe. Prepare again with --force, or give another --out."
+            )
         return there
     work = out.with_name(out.name + ".partial")
     note = work / "recipe.json"

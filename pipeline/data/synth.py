@@ -50,10 +50,14 @@ class SynthConfig:
         if self.length_seconds < 2:
             raise TkdError(f"length {self.length_seconds} s: spoken words take up to 1.9 s. Use 2 s or more.")
         if self.snr_db[0] > self.snr_db[1]:
-            raise TkdError(f"SNR range {self.snr_db[0]} to {self.snr_db[1]} dB is upside down. Give the lower bound first.")
+            raise TkdError(
+                f"SNR range {self.snr_db[0]} to {self.snr_db[1]} dB is upside down. Give the lower bound first."
+            )
         smallest = math.ceil(1.2 * len(self.words))
         if min(self.clips) < smallest:
-            raise TkdError(f"{min(self.clips)} clips in a split are too few for {len(self.words)} words: give {smallest}.")
+            raise TkdError(
+                f"{min(self.clips)} clips in a split are too few for {len(self.words)} words: give {smallest}."
+            )
 
     def recipe(self) -> dict:
         """Returns what `dataset.json` says of how the clips were made."""
@@ -76,8 +80,7 @@ def make_synth(root: Path, config: SynthConfig, n_workers: int) -> tuple[Dataset
     """
     voices = voices_by_split()
     spoken = {
-        split: _plan(split, n_clips, voices[split], config)
-        for split, n_clips in zip(SPLITS, config.clips, strict=True)
+        split: _plan(split, n_clips, voices[split], config) for split, n_clips in zip(SPLITS, config.clips, strict=True)
     }
     plan = [word for split in SPLITS for word in spoken[split]]
     with Progress("speaking", len(plan), "words") as progress:

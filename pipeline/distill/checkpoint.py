@@ -25,7 +25,9 @@ class Progression:
     seconds: float = 0.0
 
 
-def save_checkpoint(out: Path, student: nn.Module, query: Tensor, optimizer: Optimizer, progression: Progression) -> None:
+def save_checkpoint(
+    out: Path, student: nn.Module, query: Tensor, optimizer: Optimizer, progression: Progression
+) -> None:
     """Writes `checkpoint/state.safetensors`: student, query, optimizer and random state, replacing the last."""
     tensors = {**_tensors(student, query), "rng": torch.get_rng_state()}
     for index, state in optimizer.state_dict()["state"].items():

@@ -30,7 +30,9 @@ class Clips:
     def take(self, rows: Tensor | np.ndarray) -> "Clips":
         """Returns the clips of the given rows, in that order."""
         rows = torch.as_tensor(rows)
-        return Clips(self.clip_id[rows.numpy()], *(value[rows] for name, value in vars(self).items() if name != "clip_id"))
+        return Clips(
+            self.clip_id[rows.numpy()], *(value[rows] for name, value in vars(self).items() if name != "clip_id")
+        )
 
     def to(self, device: torch.device) -> "Clips":
         """Returns the clips with their tensors on `device`."""

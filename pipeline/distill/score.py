@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.distill.alignment import FrameGrid, align, frames_inside, student_grid
 from pipeline.distill.data import Clips
 from pipeline.distill.losses import student_attention
+from pipeline.frames import FrameGrid, align, share_in_event, student_grid, without_first
 from students import Student
 
 
@@ -31,16 +31,9 @@ def score(student: Student, query: Tensor, clips: Clips, metadata: dict[str, Any
         out = student(batch.features.float(), batch.lengths)
         n_right += int((out.logits.argmax(dim=1) == batch.labels).sum())
         attention = student_attention(out.frames, query, out.lengths).exp()
-        shares.append(share_inside(attention, grid, batch))
+        shares.append(share_in_event(attention, grid, batch.event_start, batch.event_stop))
     student.train(training)
     return Scores(n_right / len(clips), float(torch.cat(shares).nanmean()))
-
-
-def share_inside(weights: Tensor, grid: FrameGrid, clips: Clips) -> Tensor:
-    """Returns the share of each clip's weights (batch, T) on frames centred in its event; NaN where there is none."""
-    inside = frames_inside(grid, clips.event_start, clips.event_stop, weights.shape[1])
-    shares = (weights * inside).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-12)
-    return shares.masked_fill(clips.event_start < 0, torch.nan)
 
 
 def target_weights(
@@ -54,11 +47,7 @@ def target_weights(
         target: The student's grid.
         lengths: (batch,) valid student frames.
         n_frames: Student frames.
-        first_frame: "drop" leaves the rollout's first entry out: the readout token attends to itself through every
-            residual, whatever the sound is. "keep" is the rollout as it stands.
+        first_frame: "drop" leaves the rollout's first entry out, "keep" takes the rollout as it stands.
     """
-    weights = clips.weights
-    if first_frame == "drop":
-        weights = weights.clone()
-        weights[:, 0] = 0
+    weights = without_first(clips.weights) if first_frame == "drop" else clips.weights
     return align(weights, clips.weight_lengths, source, target, lengths, n_frames)

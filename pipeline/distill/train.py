@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema import Cache
-from pipeline.distill.alignment import FrameGrid, student_grid, teacher_grid
 from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
 from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.losses import combined_loss, student_attention, temporal_kd_loss
 from pipeline.distill.run import TrainConfig, begin_run, write_json, write_tensors
-from pipeline.distill.score import score, share_inside, target_weights
+from pipeline.distill.score import score, target_weights
 from pipeline.errors import TkdError
+from pipeline.frames import FrameGrid, share_in_event, student_grid, teacher_grid, without_first
 from pipeline.progress import Progress, say
 from students import StudentOutput, build_student, count_parameters
 
@@ -125,11 +125,8 @@ def learning_rate(config: TrainConfig, step: int, warmup: int) -> float:
 def _finish(cache, config, out, student, query, test: Clips, progression: Progression) -> dict[str, Any]:
     """Scores the best epoch on the test split and writes what makes the run complete; metrics.json last."""
     scores = score(student, query, test, cache.metadata)
-    source = teacher_grid(cache.metadata)
-    weights = test.weights.clone()
-    weights[:, 0] = 0
-    teacher_share = share_inside(weights, source, test).nanmean().item()
-    uniform_share = share_inside(torch.ones_like(weights), source, test).nanmean().item()
+    event = teacher_grid(cache.metadata), test.event_start, test.event_stop
+    valid = (torch.arange(test.weights.shape[1]) < test.weight_lengths[:, None]).float()
     metrics = {
         "student": config.student,
         "dataset": cache.metadata["dataset"]["name"],
@@ -148,10 +145,10 @@ def _finish(cache, config, out, student, query, test: Clips, progression: Progre
         "teacher": {
             "name": cache.metadata["teacher"]["name"],
             **cache.metadata["teacher"]["score"],
-            "attention_in_event": teacher_share,
+            "attention_in_event": float(share_in_event(without_first(test.weights), *event).nanmean()),
             "imported": "transformers" in sys.modules,
         },
-        "uniform_attention_in_event": uniform_share,
+        "uniform_attention_in_event": float(share_in_event(valid, *event).nanmean()),
     }
     write_tensors(out / "model.safetensors", student.state_dict())
     write_tensors(out / "query.safetensors", {"query": query})

@@ -34,7 +34,9 @@ def pool_attention(teacher: Teacher, input_values: Tensor, attention_mask: Tenso
     Raises:
         TkdError: the encoder did not give an attention map for every layer.
     """
-    n_samples = [input_values.shape[1]] * len(input_values) if attention_mask is None else attention_mask.sum(1).tolist()
+    n_samples = (
+        [input_values.shape[1]] * len(input_values) if attention_mask is None else attention_mask.sum(1).tolist()
+    )
     lengths = torch.tensor([teacher.n_frames(int(n)) for n in n_samples], device=input_values.device)
     valid = torch.arange(teacher.n_frames(input_values.shape[1]), device=lengths.device) < lengths[:, None]
     head_weights: list[Tensor] = []
@@ -98,16 +100,3 @@ def first_frame(valid: Tensor) -> Tensor:
     row = torch.zeros(valid.shape, device=valid.device)
     row[:, 0] = 1
     return row
-
-
-def share_in_event(weights: Tensor, inside: Tensor, skip_first: bool) -> Tensor:
-    """Returns the share of each clip's weight that lies inside its event, (batch,).
-
-    Args:
-        weights: (batch, T), >= 0.
-        inside: (batch, T) bool, the frames of the event.
-        skip_first: Leaves frame 0 out: the readout's own place, which it keeps weight on by the residual.
-    """
-    if skip_first:
-        weights, inside = weights[:, 1:], inside[:, 1:]
-    return (weights * inside).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-12)

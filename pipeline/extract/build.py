@@ -17,7 +17,7 @@ from pipeline.extract.attention import pool_attention
 from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.progress import Progress
 from pipeline.teacher.clips import collate
-from pipeline.teacher.model import Teacher, TeacherInfo, load_teacher
+from pipeline.teacher.model import Teacher, TeacherInfo, load_teacher, require_labels
 
 KEEPS = ("rollout", "layers", "heads")
 
@@ -41,11 +41,7 @@ def build_cache(manifest: Manifest, teacher_name: str, out: Path, config: BuildC
     if out.suffix != ".zarr":
         raise TkdError(f"{out}: the name of a cache ends in .zarr. Give such an --out.")
     teacher, info, weights_sha256 = load_teacher(teacher_name)
-    if info.labels != manifest.info.labels:
-        raise TkdError(
-            f"teacher {teacher_name} knows {', '.join(info.labels)}; dataset {manifest.root} has "
-            f"{', '.join(manifest.info.labels)}. Train one for it: tkd teacher train --data {manifest.root} --out DIR."
-        )
+    require_labels(info, manifest, teacher_name)
     log_mel = LogMel(LogMelConfig())
     _check_lengths(manifest, max(teacher.min_samples, log_mel.config.win_length))
     layout = _layout(manifest, teacher, log_mel.config, config)
@@ -58,7 +54,9 @@ def build_cache(manifest: Manifest, teacher_name: str, out: Path, config: BuildC
     with Progress("running the teacher", len(manifest.clips), "clips") as progress:
         progress.advance(len(manifest.clips) - sum(len(_clips(manifest, out, index)) for index in pending))
         for index in pending:
-            write_partition(out, index, _run(manifest, _clips(manifest, out, index), teacher, layout, log_mel, config, progress))
+            write_partition(
+                out, index, _run(manifest, _clips(manifest, out, index), teacher, layout, log_mel, config, progress)
+            )
     return finalise(out)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
 
-from pipeline.data.manifest import SAMPLE_RATE
+from pipeline.data.manifest import SAMPLE_RATE, Manifest
 from pipeline.errors import TkdError, nearest
 
 FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
@@ -177,9 +177,24 @@ def load_teacher(name: str) -> tuple[Teacher, TeacherInfo, str]:
         teacher.load_state_dict({key.replace(f"{prefix}.", "encoder.", 1): value for key, value in state.items()})
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise TkdError(f"{name}: damaged teacher ({reason}). Copy it again, or train it with tkd teacher train.") from error
+        raise TkdError(
+            f"{name}: damaged teacher ({reason}). Copy it again, or train it with tkd teacher train."
+        ) from error
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files[:2])).hexdigest()
     return teacher.eval(), info, digest
+
+
+def require_labels(info: TeacherInfo, manifest: Manifest, name: str) -> None:
+    """Checks that a teacher was trained for the labels of a dataset.
+
+    Raises:
+        TkdError: it was not.
+    """
+    if info.labels != manifest.info.labels:
+        raise TkdError(
+            f"teacher {name} knows {', '.join(info.labels)}; dataset {manifest.root} has "
+            f"{', '.join(manifest.info.labels)}. Train one for it: tkd teacher train --data {manifest.root} --out DIR."
+        )
 
 
 def _check_family(name: str, model_type: str) -> None:

@@ -98,7 +98,9 @@ def train_teacher(manifest: Manifest, config: TeacherConfig, out: Path, force: b
     teacher = load_base(config.base, len(manifest.info.labels), config.readout)
     shortest = min(clip.n_samples for clip in manifest.clips)
     if shortest < teacher.min_samples:
-        raise TkdError(f"{manifest.root}: a clip of {shortest} samples; one frame takes {teacher.min_samples}. Remove it.")
+        raise TkdError(
+            f"{manifest.root}: a clip of {shortest} samples; one frame takes {teacher.min_samples}. Remove it."
+        )
     clips = TrainingClips(manifest, config.seed, config.remix)
     trainer = _trainer(teacher, clips, WholeClips(manifest, manifest.split("validation")), config, work)
     _drop_broken_checkpoints(work)
@@ -175,7 +177,9 @@ def _claim(work: Path, settings: str, force: bool) -> None:
     if work.exists() and (force or not note.exists()):
         shutil.rmtree(work)
     if note.exists() and note.read_text(encoding="utf-8") != settings:
-        raise TkdError(f"{work}: an interrupted training with other settings. Repeat those, or start over with --force.")
+        raise TkdError(
+            f"{work}: an interrupted training with other settings. Repeat those, or start over with --force."
+        )
     work.mkdir(parents=True, exist_ok=True)
     note.write_text(settings, encoding="utf-8")
 

@@ -61,7 +61,26 @@ def align(
     return aligned / aligned.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def frames_inside(grid: FrameGrid, start: Tensor, stop: Tensor, n_frames: int) -> Tensor:
-    """Returns which frames are centred inside [start, stop) samples, (batch, n_frames) bool."""
-    centre = grid.offset + grid.hop_length * torch.arange(n_frames, device=start.device)
-    return (centre >= start[:, None]) & (centre < stop[:, None])
+def share_in_event(weights: Tensor, grid: FrameGrid, start: Tensor, stop: Tensor) -> Tensor:
+    """Returns the share of each clip's weights that lies on frames centred in its event, (batch,); NaN without event.
+
+    Args:
+        weights: (batch, T), >= 0.
+        grid: Times of the frames.
+        start: (batch,) first sample of the event; -1: unknown, or no event.
+        stop: (batch,) sample after its last.
+    """
+    centre = grid.offset + grid.hop_length * torch.arange(weights.shape[1], device=weights.device)
+    inside = (centre >= start[:, None]) & (centre < stop[:, None])
+    shares = (weights * inside).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-12)
+    return shares.masked_fill(start < 0, torch.nan)
+
+
+def without_first(weights: Tensor) -> Tensor:
+    """Returns the weights (batch, T) with frame 0 at zero: the readout token's own place in a rollout.
+
+    The token keeps weight on itself through every layer's residual, wherever the sound is.
+    """
+    weights = weights.clone()
+    weights[:, 0] = 0
+    return weights
