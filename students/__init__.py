@@ -1,6 +1,7 @@
 """Five small keyword-spotting networks whose intermediate frames can be distilled into.
 
-The configurations of kws_streaming (Rybakov et al. 2020, arXiv 2005.06720) that Choi et al. 2022 (arXiv 2110.14131) train.
+The configurations of kws_streaming (Rybakov et al. 2020, arXiv 2005.06720) that Choi et al. 2022
+(arXiv 2110.14131) train.
 """
 
 from students.base import Student, StudentOutput, count_parameters

@@ -7,6 +7,7 @@ import click
 
 from pipeline.cli.cache import cache
 from pipeline.cli.data import data
+from pipeline.cli.report import report_command
 from pipeline.cli.teacher import teacher
 from pipeline.cli.train import train_command
 from pipeline.errors import TkdError
@@ -52,7 +53,7 @@ class _Group(click.Group):
 
 def tkd_train() -> None:
     """`tkd-train`: the same as `tkd train`."""
-    tkd(["train", *sys.argv[1:]])
+    tkd(["train", *sys.argv[1:]], prog_name="tkd")
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -65,3 +66,4 @@ tkd.add_command(data)
 tkd.add_command(cache)
 tkd.add_command(teacher)
 tkd.add_command(train_command)
+tkd.add_command(report_command)

@@ -17,9 +17,7 @@ def _students():
 @click.command("train", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--cache", "cache_path", type=click.Path(path_type=Path), required=True, help="Cache to train from.")
 @click.option("--student", type=ChoiceWithHint(_students, "student"), default="crnn", show_default=True)
-@click.option(
-    "--kd-weight", type=float, default=0.25, show_default=True, help="Weight of the teacher's attention; 0: none."
-)
+@click.option("--kd-weight", type=float, default=0.25, show_default=True, help="Weight of the teacher; 0: none.")
 @click.option(
     "--first-frame",
     type=ChoiceWithHint(("drop", "keep"), "choice"),

@@ -22,10 +22,11 @@ from pipeline.errors import TkdError
 from pipeline.progress import Progress, track
 
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
-OTHER_WORDS = (  # the other words of Speech Commands v2: material for `_unknown_`
-    "backward bed bird cat dog eight five follow forward four happy house learn marvin nine one seven sheila six three "
-    "tree two visual wow zero"
-).split()
+# The other words of Speech Commands v2: material for `_unknown_`.
+OTHER_WORDS = (
+    *("backward", "bed", "bird", "cat", "dog", "eight", "five", "follow", "forward", "four", "happy", "house", "learn"),
+    *("marvin", "nine", "one", "seven", "sheila", "six", "three", "tree", "two", "visual", "wow", "zero"),
+)
 NOISE_KINDS = ("coloured", "babble", "transients", "hum")
 NOISE_RECORDINGS = {"train": 10, "validation": 4, "test": 4}  # of each kind
 NOISE_SECONDS = 30

@@ -23,6 +23,7 @@ class Clips:
     weight_lengths: Tensor  # (n,) int64, valid teacher frames
     event_start: Tensor  # (n,) int64 samples, -1 unknown
     event_stop: Tensor  # (n,) int64
+    teacher_logits: Tensor  # (n, n_classes) float32
 
     def __len__(self) -> int:
         return len(self.clip_id)
@@ -30,13 +31,14 @@ class Clips:
     def take(self, rows: Tensor | np.ndarray) -> "Clips":
         """Returns the clips of the given rows, in that order."""
         rows = torch.as_tensor(rows)
-        return Clips(
-            self.clip_id[rows.numpy()], *(value[rows] for name, value in vars(self).items() if name != "clip_id")
-        )
+        return Clips(self.clip_id[rows.numpy()], *(tensor[rows] for tensor in self._tensors()))
 
     def to(self, device: torch.device) -> "Clips":
         """Returns the clips with their tensors on `device`."""
-        return Clips(self.clip_id, *(value.to(device) for name, value in vars(self).items() if name != "clip_id"))
+        return Clips(self.clip_id, *(tensor.to(device) for tensor in self._tensors()))
+
+    def _tensors(self) -> list[Tensor]:
+        return [value for name, value in vars(self).items() if name != "clip_id"]
 
     def batches(self, batch_size: int) -> Iterator["Clips"]:
         """Yields consecutive batches; the last may be smaller."""
@@ -55,10 +57,20 @@ def load_splits(cache: Cache) -> dict[str, Clips]:
         raise TkdError(f"{cache.path}: task {cache.task}; students are trained on single_label caches.")
     if "features" not in cache.specs:
         raise TkdError(f"{cache.path}: holds no features. Ask its maker for one built with features.")
-    names = ("features", "n_feature_frames", "label", "rollout", "n_frames", "event_start", "event_stop")
+    names = ("features", "n_feature_frames", "label", "rollout", "n_frames", "event_start", "event_stop", "logits")
     clip_id, arrays = cache.read("clip_id"), [torch.from_numpy(cache.read(name)) for name in names]
-    features, lengths, labels, rollout, n_frames, start, stop = arrays
-    whole = Clips(clip_id, features, lengths.long(), labels.long(), rollout.float(), n_frames.long(), start, stop)
+    features, lengths, labels, rollout, n_frames, start, stop, logits = arrays
+    whole = Clips(
+        clip_id,
+        features,
+        lengths.long(),
+        labels.long(),
+        rollout.float(),
+        n_frames.long(),
+        start,
+        stop,
+        logits.float(),
+    )
     splits = {}
     for split in ("train", "validation", "test"):
         splits[split] = whole.take(cache.split_rows(split))

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cache_schema import Cache
 from pipeline.errors import TkdError
 from students import Student, build_student
 
@@ -111,10 +112,24 @@ def read_run(path: Path) -> Run:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-        student = build_student(config["student"], config["n_classes"], config["n_mels"])
+        student = build_student(config["student"], len(config["labels"]), config["features"]["n_mels"])
         student.load_state_dict(load_file(path / "model.safetensors"))
         query = load_file(path / "query.safetensors")["query"]
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TkdError(f"{path}: damaged run ({reason}). Train it again with --force.") from error
     return Run(path, config, metrics, student.eval(), query)
+
+
+def require_fitting(run: Run, cache: Cache) -> None:
+    """Checks that a run's student can be scored on a cache.
+
+    Raises:
+        TkdError: it was trained for other labels or on other features.
+    """
+    for what in ("labels", "features"):
+        trained, given = run.config[what], cache.labels if what == "labels" else cache.metadata["features"]
+        if trained != given:
+            raise TkdError(
+                f"{run.path}: trained with {what} {trained}; {cache.path} has {given}. Give a cache like its own."
+            )

@@ -34,14 +34,12 @@ def train(cache: Cache, config: TrainConfig, out: Path, resume: bool = False, fo
         TkdError: `out` is taken, the cache cannot be trained on, or the loss is not finite.
         CacheError: the cache is damaged.
     """
-    sizes = {"n_classes": len(cache.labels), "n_mels": cache.layout.n_features}
-    identity = {"cache": str(cache.path), "cache_id": cache.metadata["cache_id"]}
-    begin_run(out, {**dataclasses.asdict(config), **identity, **sizes}, resume, force)
+    begin_run(out, {**dataclasses.asdict(config), **describe(cache)}, resume, force)
     splits = load_splits(cache)
 
     set_seed(config.seed)
     accelerator = Accelerator(mixed_precision="bf16" if config.bfloat16 else "no")
-    bare = build_student(config.student, **sizes)
+    bare = build_student(config.student, len(cache.labels), cache.layout.n_features)
     # From zeros, which draws no random number: with and without KD a student starts and is shuffled the same.
     query = nn.Parameter(torch.zeros(bare.n_channels, device=accelerator.device))
     bare.to(accelerator.device)
@@ -100,6 +98,16 @@ def train(cache: Cache, config: TrainConfig, out: Path, resume: bool = False, fo
     return _finish(cache, config, out, bare, query, splits["test"], progression)
 
 
+def describe(cache: Cache) -> dict[str, Any]:
+    """Returns what a run notes of its cache: enough to use the student without it, and to know it again."""
+    return {
+        "cache": str(cache.path.resolve()),
+        "cache_id": cache.metadata["cache_id"],
+        "labels": cache.labels,
+        "features": cache.metadata["features"],
+    }
+
+
 def loss_terms(
     output: StudentOutput, query: Tensor, batch: Clips, source: FrameGrid, target: FrameGrid, config: TrainConfig
 ) -> tuple[Tensor, Tensor]:
@@ -114,7 +122,7 @@ def loss_terms(
 
 
 def learning_rate(config: TrainConfig, step: int, warmup: int) -> float:
-    """Returns the learning rate of a step: linear over the first epoch (`warmup` steps), then a cosine to a hundredth."""
+    """Returns the learning rate of a step: linear for `warmup` steps, an epoch, then a cosine to a hundredth."""
     peak, n_steps = config.learning_rate, config.epochs * warmup
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -144,7 +152,8 @@ def _finish(cache, config, out, student, query, test: Clips, progression: Progre
         "attention_in_event": scores.attention_in_event,
         "teacher": {
             "name": cache.metadata["teacher"]["name"],
-            **cache.metadata["teacher"]["score"],
+            "n_params": cache.metadata["teacher"].get("n_parameters"),
+            "test": float((test.teacher_logits.argmax(dim=1) == test.labels).float().mean()),
             "attention_in_event": float(share_in_event(without_first(test.weights), *event).nanmean()),
             "imported": "transformers" in sys.modules,
         },

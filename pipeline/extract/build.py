@@ -167,6 +167,7 @@ def _metadata(
             "name": info.base,
             "sha256": weights_sha256,
             "model_type": encoder.model_type,
+            "n_parameters": sum(parameter.numel() for parameter in teacher.parameters()),
             "n_layers": encoder.num_hidden_layers,
             "n_heads": encoder.num_attention_heads,
             "hop_length": teacher.hop_length,

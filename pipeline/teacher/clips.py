@@ -75,7 +75,7 @@ def crop_start(clip: Clip, n_samples: int, rng: np.random.Generator) -> int:
 
 
 def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
-    """Returns a teacher batch: clips normalised one by one, then padded with zeros; a mask only where lengths differ."""
+    """Returns a teacher batch: clips normalised one by one, then padded with zeros; a mask only if lengths differ."""
     waveforms = [torch.from_numpy(normalise(example["waveform"])) for example in examples]
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     batch = {

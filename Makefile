@@ -1,0 +1,57 @@
+# The targets a user types; `make` lists them from the comments behind them.
+PYTHON ?= python3
+BIN := .venv/bin
+
+DATASET ?= mini
+LENGTH ?=
+TEACHER ?= bundled
+STUDENT ?= crnn
+KD_WEIGHT ?= 0.25
+SEED ?= 0
+NAME := $(DATASET)$(if $(LENGTH),-$(LENGTH)s)
+CACHE := caches/$(NAME).zarr
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check teacher teacher-cache train bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+setup: .venv/.done  ## make the virtual environment (a step of every target that needs it)
+
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+demo: setup $(CACHE)  ## data, teacher's cache, a CRNN without and with distillation: a table and a picture
+	test -f runs/demo/crnn-kd0/metrics.json || $(BIN)/tkd-train --cache $(CACHE) --kd-weight 0 --bfloat16 --out runs/demo/crnn-kd0 --resume
+	test -f runs/demo/crnn-kd0.25/metrics.json || $(BIN)/tkd-train --cache $(CACHE) --kd-weight 0.25 --bfloat16 --out runs/demo/crnn-kd0.25 --resume
+	$(BIN)/tkd report runs/demo
+
+teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini LENGTH= TEACHER=bundled
+	$(BIN)/tkd cache info $(CACHE)
+
+$(CACHE): | setup
+	$(BIN)/tkd data prepare $(DATASET) $(if $(LENGTH),--length $(LENGTH)) --out data/$(NAME)
+	$(BIN)/tkd cache build --data data/$(NAME) --teacher $(TEACHER) --out $@
+
+train: setup $(CACHE)  ## stage two: DATASET=mini STUDENT=crnn KD_WEIGHT=0.25 SEED=0
+	$(BIN)/tkd-train --cache $(CACHE) --student $(STUDENT) --kd-weight $(KD_WEIGHT) --seed $(SEED) --resume
+
+teacher: setup  ## train the bundled teacher again (about an hour of one core)
+	$(BIN)/tkd data prepare synth --clips 16000 600 600 --seed 1 --out data/teacher
+	$(BIN)/tkd teacher train --data data/teacher --base small --crops 1.25:12,2:6 --epochs 7 --batch-size 64 --learning-rate 1e-3 --bfloat16 --half --out teachers/small
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup  ## lint and check the formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: setup  ## measure speed and memory, as ratios within one run
+	$(BIN)/python -m pipeline.bench
+
+clean:  ## remove what the commands made: environment, data, caches, runs
+	rm -rf .venv build *.egg-info data caches runs teachers

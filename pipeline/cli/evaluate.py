@@ -1,0 +1,43 @@
+"""`tkd evaluate`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import ChoiceWithHint
+
+
+@click.command("evaluate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--cache", "cache_path", type=click.Path(path_type=Path), help="Cache to score on.  [default: the run's]")
+@click.option(
+    "--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate_command(run, cache_path, split, as_json) -> None:
+    """Score the student of a complete RUN on a split of a cache.
+
+    \b
+    Example:
+      tkd evaluate runs/mini-crnn-kd0.25-seed0
+    """
+    from cache_schema import open_cache
+    from pipeline.distill.data import load_splits
+    from pipeline.distill.run import read_run, require_fitting
+    from pipeline.distill.score import score
+
+    complete = read_run(run)
+    cache = open_cache(cache_path or complete.config["cache"])
+    require_fitting(complete, cache)
+    clips = load_splits(cache)[split]
+    scores = score(complete.student, complete.query, clips, cache.metadata)
+    if as_json:
+        click.echo(
+            json.dumps({"accuracy": scores.accuracy, "attention_in_event": scores.attention_in_event, "split": split})
+        )
+    else:
+        click.echo(
+            f"{split}, {len(clips)} clips: accuracy {scores.accuracy:.4f}; attention in event "
+            f"{scores.attention_in_event:.3f}"
+        )

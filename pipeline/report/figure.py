@@ -1,0 +1,81 @@
+"""Where teacher and students look, over the spectrogram: figure 2 of arXiv 2110.14131, for clips of a cache."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from torch import Tensor
+
+from cache_schema import Cache
+from pipeline.distill.data import Clips, load_splits
+from pipeline.distill.losses import student_attention
+from pipeline.distill.run import Run
+from pipeline.frames import FrameGrid, student_grid, teacher_grid, without_first
+
+_N_CLIPS = 3
+
+
+def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
+    """Draws `file` (PNG): for each of three test clips its spectrogram, the keyword, and everyone's frame weights.
+
+    The clips are the first test clip of each of the first three labels that have events: a rule, not a choice.
+
+    Args:
+        cache: The cache the runs were trained from.
+        runs: Their attention is drawn, one line each.
+        file: Where to.
+    """
+    clips = load_splits(cache)["test"]
+    known = clips.event_start >= 0
+    rows = [int(((clips.labels == label) & known).nonzero()[0]) for label in clips.labels[known].unique()[-_N_CLIPS:]]
+    figure, axes = plt.subplots(
+        2, len(rows), figsize=(4.5 * len(rows), 5), sharex="col", squeeze=False, layout="constrained"
+    )
+    source, rate = teacher_grid(cache.metadata), cache.metadata["features"]["sample_rate"]
+    for column, row in enumerate(rows):
+        clip = clips.take(torch.tensor([row]))
+        top, bottom = axes[:, column]
+        _spectrogram(top, clip, cache.metadata["features"])
+        top.set_title(f"“{cache.labels[int(clip.labels)]}”  ({clip.clip_id[0]})", fontsize=9)
+        teacher = without_first(clip.weights)[:, : int(clip.weight_lengths)]
+        _line(bottom, teacher / teacher.sum(), source, rate, label="teacher (cached)", color="black", linestyle="--")
+        for run in runs:
+            weights = _student_weights(run, clip)
+            name = f"{run.metrics['student']}, kd_weight {run.metrics['kd_weight']:g}"
+            _line(bottom, weights, student_grid(cache.metadata, run.student), rate, label=name)
+        start, stop = int(clip.event_start) / rate, int(clip.event_stop) / rate
+        for axis in (top, bottom):
+            axis.axvspan(start, stop, facecolor="tab:orange", alpha=0.15, edgecolor="none")
+            axis.axvline(start, color="tab:orange", linewidth=1)
+            axis.axvline(stop, color="tab:orange", linewidth=1)
+        bottom.set_xlabel("time (s)")
+    axes[0, 0].set_ylabel("mel band")
+    axes[1, 0].set_ylabel("weight per second (1/s)")
+    handles, names = axes[1, 0].get_legend_handles_labels()
+    figure.legend([*handles, plt.Rectangle((0, 0), 1, 1, facecolor="tab:orange", alpha=0.3)], [*names, "keyword"],
+                  loc="outside lower center", ncols=len(names) + 1)  # fmt: skip
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+@torch.inference_mode()
+def _student_weights(run: Run, clip: Clips) -> Tensor:
+    out = run.student(clip.features.float(), clip.lengths)
+    return student_attention(out.frames, run.query, out.lengths).exp()
+
+
+def _spectrogram(axis, clip: Clips, features: dict) -> None:
+    log_mel = clip.features[0, :, : int(clip.lengths)].float().numpy()
+    seconds = log_mel.shape[1] * features["hop_length"] / features["sample_rate"]
+    low = np.percentile(log_mel, 5)
+    axis.imshow(log_mel, origin="lower", aspect="auto", extent=(0, seconds, 0, len(log_mel)), cmap="magma", vmin=low)
+
+
+def _line(axis, weights: Tensor, grid: FrameGrid, rate: int, **style) -> None:
+    """Draws weights as a density over time, so that frames of different lengths compare."""
+    seconds = (grid.offset + grid.hop_length * np.arange(weights.shape[1])) / rate
+    axis.plot(seconds, weights[0].numpy() * rate / grid.hop_length, linewidth=1.5, **style)

@@ -1,0 +1,72 @@
+"""The result table: the teacher, then each run, as Markdown."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.distill.run import Run
+from pipeline.errors import TkdError
+
+_HEAD = ("model", "kd_weight", "seed", "test accuracy", "attention in event", "parameters", "training")
+
+
+def find_runs(paths: list[Path]) -> list[Path]:
+    """Returns the complete runs among `paths` and in the folders below them, sorted by name.
+
+    Raises:
+        TkdError: there are none.
+    """
+    found = {
+        file.parent for path in paths for file in [path / "metrics.json", *path.glob("*/metrics.json")] if file.exists()
+    }
+    if not found:
+        raise TkdError(f"{', '.join(map(str, paths))}: no complete runs (metrics.json). Make one with tkd train.")
+    return sorted(found)
+
+
+def table(runs: list[Run]) -> str:
+    """Returns a Markdown table: for each cache its teacher, then its runs by student, kd_weight and seed."""
+    rows = [_HEAD, tuple("-" * len(name) for name in _HEAD)]
+    by_cache: dict[str, list[Run]] = {}
+    for run in runs:
+        by_cache.setdefault(run.metrics["cache_id"], []).append(run)
+    for group in by_cache.values():
+        rows.append(_teacher_row(group[0].metrics))
+        key = ("student", "kd_weight", "seed")
+        rows += [_run_row(run.metrics) for run in sorted(group, key=lambda run: [run.metrics[name] for name in key])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def footnotes(runs: list[Run]) -> str:
+    """Returns what the table's columns mean, and how often the teacher ran while students were trained."""
+    metrics = runs[0].metrics
+    often = (
+        "some of them imported the teacher's code" if any(r.metrics["teacher"]["imported"] for r in runs) else "never"
+    )
+    return (
+        f"Dataset {metrics['dataset']}. Attention in event: share of the weight on frames inside the keyword, the "
+        f"teacher's without its first frame; equal weights would give {metrics['uniform_attention_in_event']:.2f}. "
+        "At kd_weight 0 the student's attention is read by a query trained on its frozen frames.\n"
+        f"Times the teacher ran while the students trained: {often}."
+    )
+
+
+def _teacher_row(metrics: dict[str, Any]) -> tuple[str, ...]:
+    teacher = metrics["teacher"]
+    parameters = f"{teacher['n_params']:,}" if teacher["n_params"] else "unknown"
+    return "teacher", "", "", f"{teacher['test']:.4f}", f"{teacher['attention_in_event']:.2f}", parameters, "before"
+
+
+def _run_row(metrics: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        metrics["student"],
+        f"{metrics['kd_weight']:g}",
+        str(metrics["seed"]),
+        f"{metrics['test']:.4f}",
+        f"{metrics['attention_in_event']:.2f}",
+        f"{metrics['n_params']:,}",
+        f"{metrics['seconds']:.0f} s",
+    )
