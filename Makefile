@@ -25,8 +25,8 @@ setup: .venv/.done  ## make the virtual environment (a step of every target that
 	touch $@
 
 demo: setup $(CACHE)  ## data, teacher's cache, a CRNN without and with distillation: a table and a picture
-	test -f runs/demo/crnn-kd0/metrics.json || $(BIN)/tkd-train --cache $(CACHE) --kd-weight 0 --bfloat16 --out runs/demo/crnn-kd0 --resume
-	test -f runs/demo/crnn-kd0.25/metrics.json || $(BIN)/tkd-train --cache $(CACHE) --kd-weight 0.25 --bfloat16 --out runs/demo/crnn-kd0.25 --resume
+	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0 --bfloat16 --out runs/demo/crnn-kd0 --resume
+	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0.25 --bfloat16 --out runs/demo/crnn-kd0.25 --resume
 	$(BIN)/tkd report runs/demo
 
 teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini LENGTH= TEACHER=bundled

@@ -7,6 +7,7 @@ import click
 
 from pipeline.cli.cache import cache
 from pipeline.cli.data import data
+from pipeline.cli.evaluate import evaluate_command
 from pipeline.cli.report import report_command
 from pipeline.cli.teacher import teacher
 from pipeline.cli.train import train_command
@@ -62,8 +63,5 @@ def tkd() -> None:
     """Temporal knowledge distillation: run a big audio teacher once, keep where it looked, train tiny students."""
 
 
-tkd.add_command(data)
-tkd.add_command(cache)
-tkd.add_command(teacher)
-tkd.add_command(train_command)
-tkd.add_command(report_command)
+for command in (data, teacher, cache, train_command, evaluate_command, report_command):
+    tkd.add_command(command)

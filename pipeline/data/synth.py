@@ -28,7 +28,6 @@ OTHER_WORDS = (
     *("marvin", "nine", "one", "seven", "sheila", "six", "three", "tree", "two", "visual", "wow", "zero"),
 )
 NOISE_KINDS = ("coloured", "babble", "transients", "hum")
-NOISE_RECORDINGS = {"train": 10, "validation": 4, "test": 4}  # of each kind
 NOISE_SECONDS = 30
 
 
@@ -41,6 +40,7 @@ class SynthConfig:
     clips: tuple[int, int, int] = (4000, 600, 600)
     length_seconds: float = 4.0
     snr_db: tuple[float, float] = (0.0, 15.0)
+    noise_recordings: tuple[int, int, int] = (10, 4, 4)  # of each kind, in train, validation and test
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,7 +89,8 @@ def make_synth(root: Path, config: SynthConfig, n_workers: int) -> tuple[Dataset
             progress.advance(n_words)
 
     noises: dict[str, list[str]] = {split: [] for split in SPLITS}
-    jobs = [(split, kind, i) for split in SPLITS for kind in NOISE_KINDS for i in range(NOISE_RECORDINGS[split])]
+    n_recordings = dict(zip(SPLITS, config.noise_recordings, strict=True))
+    jobs = [(split, kind, i) for split in SPLITS for kind in NOISE_KINDS for i in range(n_recordings[split])]
     for split, kind, index in track(jobs, "making noise", len(jobs), "recordings"):
         file = f"noise/{split}/{kind}_{index:02d}.flac"
         noises[split].append(file)

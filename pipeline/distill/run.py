@@ -63,26 +63,30 @@ def begin_run(path: Path, settings: dict[str, Any], resume: bool, force: bool) -
         TkdError: it is there already, or was begun with other settings.
     """
     config_file = path / "config.json"
-    settings = json.loads(json.dumps(settings))
-    if path.exists() and force:
-        if any(path.iterdir()) and not config_file.exists():
-            raise TkdError(f"{path}: exists and is not a run. Give another --out.")
+    settings = json.loads(json.dumps(settings))  # as it is read back
+    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if occupied and not config_file.exists():
+        raise TkdError(f"{path}: exists and is not a run. Give another --out.")
+    if occupied and force:
         shutil.rmtree(path)
-    if config_file.exists():
-        if (path / "metrics.json").exists():
-            raise TkdError(f"{path}: this run is complete. Train it again with --force, or give another --out.")
+        occupied = False
+    if occupied:
         if not resume:
-            raise TkdError(f"{path}: an unfinished run. Go on with --resume, or start over with --force.")
+            state = "a complete run" if is_complete(path) else "an unfinished run; go on with --resume"
+            raise TkdError(f"{path}: {state}. Start over with --force, or give another --out.")
         begun = json.loads(config_file.read_text(encoding="utf-8"))
-        differing = [key for key in settings if begun.get(key) != settings[key]]
+        differing = [key for key in settings if key != "cache" and begun.get(key) != settings[key]]
         if differing:
             changes = ", ".join(f"{key} was {begun.get(key)}, is {settings[key]}" for key in differing)
             raise TkdError(f"{path}: begun with other settings ({changes}). Repeat those, or start over with --force.")
         return
-    if path.exists() and any(path.iterdir()):
-        raise TkdError(f"{path}: exists and is not a run. Give another --out.")
     path.mkdir(parents=True, exist_ok=True)
     write_json(config_file, settings)
+
+
+def is_complete(path: Path) -> bool:
+    """Returns whether a run has finished: metrics.json is written last."""
+    return (path / "metrics.json").is_file()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -107,7 +111,7 @@ def read_run(path: Path) -> Run:
     """
     if not (path / "config.json").is_file():
         raise TkdError(f"{path}: no run here (config.json is missing). Make one with tkd train --out {path}.")
-    if not (path / "metrics.json").is_file():
+    if not is_complete(path):
         raise TkdError(f"{path}: the run is not complete. Finish it: the same tkd train with --resume.")
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))

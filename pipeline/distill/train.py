@@ -17,7 +17,7 @@ from cache_schema import Cache
 from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
 from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.losses import combined_loss, student_attention, temporal_kd_loss
-from pipeline.distill.run import TrainConfig, begin_run, write_json, write_tensors
+from pipeline.distill.run import TrainConfig, begin_run, is_complete, read_run, write_json, write_tensors
 from pipeline.distill.score import score, target_weights
 from pipeline.errors import TkdError
 from pipeline.frames import FrameGrid, share_in_event, student_grid, teacher_grid, without_first
@@ -26,7 +26,7 @@ from students import StudentOutput, build_student, count_parameters
 
 
 def train(cache: Cache, config: TrainConfig, out: Path, resume: bool = False, force: bool = False) -> dict[str, Any]:
-    """Trains a student, writes the run directory `out` and returns its metrics.
+    """Trains a student, writes the run directory `out` and returns its metrics; a complete run resumed is returned.
 
     The best epoch by validation accuracy is kept; the test split is scored once, at the end.
 
@@ -35,6 +35,8 @@ def train(cache: Cache, config: TrainConfig, out: Path, resume: bool = False, fo
         CacheError: the cache is damaged.
     """
     begin_run(out, {**dataclasses.asdict(config), **describe(cache)}, resume, force)
+    if is_complete(out):
+        return read_run(out).metrics
     splits = load_splits(cache)
 
     set_seed(config.seed)

@@ -1,0 +1,34 @@
+"""Shared by the tests: one core, no network, and the smallest whole path, made once a session."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.data.manifest import Manifest
+from pipeline.data.prepare import prepare
+from pipeline.data.synth import SynthConfig, make_synth
+from pipeline.extract.build import BuildConfig, build_cache
+
+torch.set_num_threads(1)
+
+TINY = SynthConfig(name="tiny", clips=(48, 24, 24), length_seconds=2.0, noise_recordings=(1, 1, 1), seed=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Manifest:
+    """96 clips of 2 s with the twelve labels of the bundled teacher."""
+    out = tmp_path_factory.mktemp("data") / "tiny"
+    return prepare(out, TINY.recipe(), lambda work: make_synth(work, TINY, 2))
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tiny_data, tmp_path_factory) -> Path:
+    """Stage one on `tiny_data` with the bundled teacher."""
+    out = tmp_path_factory.mktemp("caches") / "tiny.zarr"
+    build_cache(tiny_data, "bundled", out, BuildConfig())
+    return out
