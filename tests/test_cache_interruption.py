@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cache_builder import build, metadata, partition, rows, sizes
+from cache_builder import build, metadata, partition, rows, sizes
 
 from cache_schema import (
     CacheError,

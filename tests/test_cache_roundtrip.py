@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from test_cache_builder import build, content, metadata, partition, rows, sizes
+from cache_builder import build, content, metadata, partition, rows, sizes
 
 from cache_schema import CacheError, Layout, create_cache, describe_cache, open_cache, partition_rows, write_partition
 from cache_schema.schema import ARRAYS, required_arrays

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
-from test_cache_builder import build, metadata, partition, rows, sizes
+from cache_builder import build, metadata, partition, rows, sizes
 
 from cache_schema import CacheError, create_cache, open_cache, validate_cache, write_partition
 from cache_schema.schema import required_arrays

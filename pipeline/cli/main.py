@@ -15,6 +15,7 @@ from pipeline.errors import TkdError
 
 _EXTRAS = {  # module -> the extra that installs it
     "espeakng_loader": "synth",
+    "matplotlib": "report",
     "pyarrow": "teacher",
     "soundfile": "teacher",
     "torchaudio": "teacher",
@@ -65,3 +66,6 @@ def tkd() -> None:
 
 for command in (data, teacher, cache, train_command, evaluate_command, report_command):
     tkd.add_command(command)
+
+if __name__ == "__main__":
+    tkd()

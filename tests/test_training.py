@@ -1,0 +1,195 @@
+"""Stage two on a tiny cache: what a run leaves behind, what KD may and may not change, and interruption."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import cache_builder
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from cache_schema import Layout, create_cache, finalise, open_cache, write_partition
+from pipeline.distill.data import load_splits
+from pipeline.distill.run import TrainConfig, read_run
+from pipeline.distill.score import score
+from pipeline.distill.train import learning_rate, train
+from pipeline.errors import TkdError
+from students import STUDENTS, build_student
+
+
+@pytest.fixture(scope="module")
+def cache(tiny_cache):
+    return open_cache(tiny_cache)
+
+
+@pytest.fixture(scope="module")
+def runs(cache, tmp_path_factory):
+    """Without and with KD, from the same seed."""
+    folder = tmp_path_factory.mktemp("runs")
+    for weight in (0.0, 0.25):
+        train(
+            cache, TrainConfig(student="tc_resnet", kd_weight=weight, epochs=2, batch_size=16), folder / f"kd{weight}"
+        )
+    return folder
+
+
+def equal_weights(a, b):
+    first, second = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_student_trains_from_the_cache_alone(cache, name, tmp_path):
+    metrics = train(cache, TrainConfig(student=name, epochs=1, batch_size=24), tmp_path / name)
+    assert metrics["student"] == name
+    assert metrics["cache_id"] == cache.metadata["cache_id"]
+    saved = load_file(tmp_path / name / "model.safetensors")
+    assert saved.keys() == build_student(name, 12).state_dict().keys()
+
+
+def test_kd_changes_weights_but_neither_keys_nor_shapes(runs):
+    plain, distilled = (load_file(runs / run / "model.safetensors") for run in ("kd0.0", "kd0.25"))
+    assert {key: value.shape for key, value in plain.items()} == {key: value.shape for key, value in distilled.items()}
+    assert any(not torch.equal(plain[key], distilled[key]) for key in plain)
+
+
+def test_without_kd_a_student_trains_as_if_there_were_no_query(cache, runs, tmp_path):
+    """kd_weight 0 gives, bit for bit, the weights of a plain loop without teacher, query or KD."""
+    config = TrainConfig(student="tc_resnet", kd_weight=0.0, epochs=2, batch_size=16)
+    clips, validation = (load_splits(cache)[split] for split in ("train", "validation"))
+    torch.manual_seed(config.seed)
+    student = build_student("tc_resnet", 12)
+    optimizer = torch.optim.AdamW(student.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    n_steps, best, kept = 3, -1, None
+    for epoch in range(config.epochs):
+        order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(epoch))
+        for step, rows in enumerate(order.split(config.batch_size)):
+            logits = student(clips.features[rows].float(), clips.lengths[rows]).logits
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(logits, clips.labels[rows]).backward()
+            nn.utils.clip_grad_norm_(student.parameters(), config.max_grad_norm)
+            optimizer.param_groups[0]["lr"] = learning_rate(config, epoch * n_steps + step, n_steps)
+            optimizer.step()
+        accuracy = score(student, torch.zeros(72), validation, cache.metadata).accuracy
+        if accuracy > best:
+            best, kept = accuracy, {key: value.clone() for key, value in student.state_dict().items()}
+    saved = load_file(runs / "kd0.0" / "model.safetensors")
+    assert all(torch.equal(saved[key], kept[key]) for key in kept)
+
+
+def test_metrics_say_what_a_reader_needs(runs, cache):
+    metrics = json.loads((runs / "kd0.25" / "metrics.json").read_text())
+    expected = {"student", "dataset", "cache_id", "kd_weight", "logit_kd", "seed", "metric", "validation", "test"}
+    assert expected | {"n_params", "epochs", "seconds", "attention_in_event"} <= metrics.keys()
+    assert metrics["n_params"] == 366_894
+    run = read_run(runs / "kd0.25")
+    again = score(run.student, run.query, load_splits(cache)["test"], cache.metadata)
+    assert again.accuracy == metrics["test"]
+    assert again.attention_in_event == pytest.approx(metrics["attention_in_event"])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(cache, runs, tmp_path):
+    config = {"student": "tc_resnet", "epochs": 2, "batch_size": 16}
+    train(cache, TrainConfig(**config), tmp_path / "same")
+    train(cache, TrainConfig(**config, seed=1), tmp_path / "other")
+    assert equal_weights(runs / "kd0.25", tmp_path / "same")
+    assert not equal_weights(runs / "kd0.25", tmp_path / "other")
+
+
+def test_a_killed_training_resumes_to_the_same_bits(tiny_cache, tmp_path):
+    """SIGKILL at several moments; resumed, the weights equal those of a training that was never stopped."""
+    command = [sys.executable, "-m", "pipeline.cli.main", "train", "--cache", str(tiny_cache), "--student", "tc_resnet"]
+    command += ["--epochs", "4", "--batch-size", "16", "--resume", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    for delay in (0.0, 0.05, 0.4):
+        out = tmp_path / f"killed{delay}"
+        process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not (out / "checkpoint" / "state.safetensors").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if not (out / "metrics.json").exists():
+            with pytest.raises(TkdError, match="not complete"):
+                read_run(out)
+        subprocess.run([*command, str(out)], check=True, capture_output=True)
+        assert equal_weights(tmp_path / "whole", out)
+
+
+def test_other_settings_do_not_continue_a_run(cache, runs):
+    with pytest.raises(TkdError, match="epochs was 2, is 3"):
+        train(cache, TrainConfig(student="tc_resnet", epochs=3, batch_size=16), runs / "kd0.25", resume=True)
+
+
+def test_a_run_is_not_overwritten_unasked(cache, runs, tmp_path):
+    config = TrainConfig(student="tc_resnet", epochs=2, batch_size=16)
+    with pytest.raises(TkdError, match=r"a complete run\. Start over with --force"):
+        train(cache, config, runs / "kd0.25")
+    (tmp_path / "thesis.tex").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(TkdError, match="exists and is not a run"):
+            train(cache, config, tmp_path, force=force)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_clips(cache, tmp_path):
+    with pytest.raises(TkdError, match=r"the loss is (nan|inf) in epoch 1, step 2, on clips train/"):
+        train(cache, TrainConfig(student="tc_resnet", learning_rate=1e38, batch_size=16), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("field", [{"kd_weight": 1.0}, {"kd_weight": -0.1}, {"kd_weight": float("nan")}, {"epochs": 0}])
+def test_senseless_settings_are_refused(field):
+    with pytest.raises(TkdError, match=next(iter(field))):
+        TrainConfig(**field)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A cache whose label is a band that is loud during the event, and whose teacher looks at the event alone."""
+    path, n, n_frames = tmp_path_factory.mktemp("planted") / "planted.zarr", 192, 99
+    layout = Layout(n, n_frames, n_frames, 40, 4, 1, 1, "single_label")
+    rng = np.random.default_rng(0)
+    label, first = rng.integers(0, 4, n, dtype=np.int32), rng.integers(0, n_frames - 20, n)
+    inside = (np.arange(n_frames) >= first[:, None]) & (np.arange(n_frames) < first[:, None] + 20)
+    features = rng.standard_normal((n, 40, n_frames)).astype(np.float32)
+    features += 3 * inside[:, None] * (np.arange(40) // 10 == label[:, None])[:, :, None]
+    described = cache_builder.metadata(layout)
+    described["features"] |= {"hop_length": 320, "frame_offset": 319.5, "sample_rate": 16000}
+    described["teacher"] |= {"hop_length": 320, "frame_offset": 319.5, "sample_rate": 16000}
+    known = {
+        "clip_id": np.array([f"clip {i}" for i in range(n)]),
+        "split": np.repeat(np.arange(3, dtype=np.uint8), [128, 32, 32]),
+        "label": label,
+        "n_frames": np.full(n, n_frames, np.int32),
+        "n_feature_frames": np.full(n, n_frames, np.int32),
+        "event_start": 320 * first + 319,
+        "event_stop": 320 * (first + 19) + 320,
+        "view": np.zeros(n, np.uint8),
+    }
+    create_cache(path, layout, known, described)
+    arrays = {
+        "rollout": (inside / 20).astype(np.float32),
+        "logits": np.zeros((n, 4), np.float32),
+        "features": features,
+        "audio_sha256": np.array(["0" * 64] * n),
+    }
+    write_partition(path, 0, arrays)
+    finalise(path)
+    return open_cache(path)
+
+
+@pytest.mark.parametrize("name", ["tc_resnet", "crnn"])
+def test_a_distilled_student_learns_to_look_where_the_teacher_looks(planted, name, tmp_path):
+    config = TrainConfig(student=name, kd_weight=0.5, epochs=8, batch_size=8, learning_rate=3e-3)
+    metrics = train(planted, config, tmp_path / name)
+    assert metrics["teacher"]["attention_in_event"] == pytest.approx(1, abs=1e-3)
+    assert metrics["uniform_attention_in_event"] == pytest.approx(20 / 99, abs=0.02)
+    assert metrics["attention_in_event"] > 0.7
