@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from pipeline.cli.options import ChoiceWithHint
+from pipeline.errors import TkdError
 
 DATASETS = ("mini", "synth", "folder")
 
@@ -28,7 +30,8 @@ def data() -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Everything random is drawn from it.")
 @click.option("--strict", is_flag=True, help="folder: stop if a recording cannot be used, instead of leaving it out.")
 @click.option("--force", is_flag=True, help="Make it again, from nothing.")
-def prepare_command(name, out, root, words, clips, length, snr, seed, strict, force) -> None:
+@click.pass_context
+def prepare_command(context, name, out, root, words, clips, length, snr, seed, strict, force) -> None:
     """Make the dataset NAME: mini (the built-in recipe), synth (your words, spoken and mixed into noise), or folder
     (your own recordings).
 
@@ -45,27 +48,35 @@ def prepare_command(name, out, root, words, clips, length, snr, seed, strict, fo
         "synth": ("words", "clips", "length", "snr", "seed"),
         "folder": ("root", "length", "seed", "strict"),
     }
-    given = {"root": root, "words": words, "clips": clips, "length": length, "snr": snr, "seed": seed, "strict": strict}
-    for option, value in given.items():
-        if value and option not in allowed[name]:
+    for option in ("root", "words", "clips", "length", "snr", "seed", "strict"):
+        given = context.get_parameter_source(option) is not ParameterSource.DEFAULT
+        if given and option not in allowed[name]:
             raise click.UsageError(f"--{option} does not go with {name}, which takes {_options(allowed[name])}.")
     if name == "folder":
         from pipeline.data.folder import FolderConfig, read_folder
 
         if root is None:
             raise click.UsageError("folder needs --root DIR: where the recordings are, one folder per label.")
-        config = FolderConfig(str(root), length, seed, strict)
+        config = _checked(FolderConfig, root=str(root), length_seconds=length, seed=seed, strict=strict)
         manifest = prepare(out, config.recipe(), lambda _work: read_folder(config), force)
     else:
         from pipeline.data.synth import MINI, SynthConfig, make_synth
 
-        chosen = {"words": words and tuple(word.strip() for word in words.split(",")), "clips": clips, "snr_db": snr}
-        chosen |= {"length_seconds": length}
-        chosen = {option: value for option, value in chosen.items() if value is not None}
-        config = MINI if name == "mini" else SynthConfig(seed=seed, **chosen)
+        split_words = None if words is None else tuple(word.strip() for word in words.split(","))
+        chosen = {"words": split_words, "clips": clips, "length_seconds": length, "snr_db": snr, "seed": seed}
+        chosen = {setting: value for setting, value in chosen.items() if value is not None}
+        config = MINI if name == "mini" else _checked(SynthConfig, **chosen)
         manifest = prepare(out, config.recipe(), lambda work: make_synth(work, config, os.cpu_count() or 1), force)
     counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "validation", "test"))
     click.echo(f"{out}: {manifest.info.name}, {len(manifest.info.labels)} labels, {counts} clips")
+
+
+def _checked(make_config, **settings):
+    """Returns the config; what it refuses is an option wrongly used."""
+    try:
+        return make_config(**settings)
+    except TkdError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _options(names: tuple[str, ...]) -> str:

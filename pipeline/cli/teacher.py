@@ -28,14 +28,18 @@ def teacher() -> None:
     "--readout", type=ChoiceWithHint(("first_token", "mean"), "readout"), default="first_token", show_default=True
 )
 @click.option("--crops", type=Crops(), default=(), help="Epochs on crops around the event first, as in 1.25:8,2:4.")
-@click.option("--epochs", type=int, default=5, show_default=True, help="Epochs of whole clips.")
-@click.option("--batch-size", type=int, default=32, show_default=True)
-@click.option("--learning-rate", type=float, default=3e-5, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=5, show_default=True, help="Epochs of whole clips.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option(
+    "--learning-rate", type=click.FloatRange(min=0, min_open=True), default=3e-5, show_default=True, help="Its peak."
+)
 @click.option("--remix/--no-remix", default=True, help="Mix speech and noise afresh for every epoch.  [default: remix]")
 @click.option("--bfloat16", is_flag=True, help="Mixed precision.")
 @click.option("--half", is_flag=True, help="Save the weights as float16.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--force", is_flag=True, help="Start over, and replace what is at --out.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--force", is_flag=True, help="Replace the teacher at --out, and an interrupted training of other settings."
+)
 def train_command(data, out, force, **settings) -> None:
     """Fine-tune an encoder of the wav2vec 2.0 family, or train a small one from scratch. Run again to resume.
 
@@ -75,8 +79,9 @@ def evaluate_command(name, data, split, as_json) -> None:
     scores = evaluate_teacher(loaded, manifest, split)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(scores)))
-    else:
-        click.echo(
-            f"{split}, {scores.n_clips} clips: accuracy {scores.accuracy:.4f}; attention in event "
-            f"{scores.attention_in_event:.3f} (uniform attention: {scores.uniform_attention_in_event:.3f})"
-        )
+        return
+    line = f"{split}, {scores.n_clips} clips: accuracy {scores.accuracy:.4f}"
+    if scores.attention_in_event is not None:
+        line += f"; attention in event {scores.attention_in_event:.3f} "
+        line += f"(uniform attention: {scores.uniform_attention_in_event:.3f})"
+    click.echo(line)

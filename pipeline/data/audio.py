@@ -1,6 +1,8 @@
 """Recordings in, clips out: decoding, and rendering one manifest row to samples."""
 
 import functools
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,32 +13,58 @@ import torchaudio
 from pipeline.data.manifest import SAMPLE_RATE, Clip
 from pipeline.errors import TkdError
 
+# What libsndfile says of a chunk whose length is not what the header says. A recorder that wrote to a pipe could not go
+# back to fill in the length, and left 0 or something near 2 or 4 GiB.
+_CUT_CHUNK = re.compile(r"^\s*(?:data|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_STREAMED = 0x7F000000
 
-def read_audio(path: Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Returns a recording as mono float32 (n_samples,) in [-1, 1] at `sample_rate`.
+_LOWEST_RATE = 1000  # Hz
+_LARGEST_FILTER = 50_000_000  # coefficients: 16,001 Hz to 16,000 Hz would take 256 million, and 10 s a file
 
-    Channels are averaged. Another rate is resampled (torchaudio, windowed sinc).
+
+def read_audio(path: Path) -> np.ndarray:
+    """Returns a recording as mono float32 (n_samples,) at SAMPLE_RATE; full scale is 1.
+
+    Channels are averaged. Another rate is resampled (torchaudio, windowed sinc; in float64, so that rounding does not
+    depend on the machine).
 
     Raises:
-        TkdError: the file is missing, not audio, truncated, empty, or holds NaN or infinite samples.
+        TkdError: the file is missing, not audio, truncated, empty, at a rate without a small ratio to SAMPLE_RATE, or
+            holds NaN or infinite samples.
     """
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (n_samples, n_channels)
-    except (soundfile.LibsndfileError, OSError) as error:
+        with soundfile.SoundFile(path) as file:
+            rate, n_stated, log = file.samplerate, file.frames, file.extra_info
+            samples = file.read(dtype="float32", always_2d=True)  # (n_samples, n_channels)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: .raw says neither rate nor channels
         raise TkdError(f"{path}: cannot be read as audio ({error}). Replace or remove it.") from error
+    cut = _CUT_CHUNK.search(log)
+    if (cut and int(cut[2]) < int(cut[1]) < _STREAMED) or len(samples) < 0.9 * n_stated:
+        raise TkdError(f"{path}: cut off, the file is shorter than its header says. Replace or remove it.")
     if len(samples) == 0:
         raise TkdError(f"{path}: has no samples. Replace or remove it.")
     waveform = samples.mean(axis=1)  # (n_samples,)
     if not np.isfinite(waveform).all():
         raise TkdError(f"{path}: has NaN or infinite samples. Replace or remove it.")
-    if rate != sample_rate:
-        waveform = torchaudio.functional.resample(torch.from_numpy(waveform), rate, sample_rate).numpy()
+    if rate != SAMPLE_RATE:
+        if rate < _LOWEST_RATE or rate * SAMPLE_RATE // math.gcd(rate, SAMPLE_RATE) ** 2 > _LARGEST_FILTER:
+            raise TkdError(f"{path}: is at {rate} Hz, with no simple ratio to {SAMPLE_RATE} Hz. Resample or remove it.")
+        exact = torch.from_numpy(waveform.astype(np.float64))
+        waveform = torchaudio.functional.resample(exact, rate, SAMPLE_RATE).numpy().astype(np.float32)
     return waveform
 
 
-@functools.lru_cache(maxsize=128)
 def _noise(path: Path) -> np.ndarray:
-    """Noise recordings are few and crops of them many: they stay decoded."""
+    """Noise recordings are few and crops of them many: they stay decoded, until the file changes."""
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        changed = 0  # read_audio says what is wrong
+    return _decoded(path, changed)
+
+
+@functools.lru_cache(maxsize=128)
+def _decoded(path: Path, _changed: int) -> np.ndarray:
     return read_audio(path)
 
 

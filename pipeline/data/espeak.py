@@ -71,6 +71,7 @@ def _main() -> None:
     library = ctypes.CDLL(job["library"])
     if library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, job["data"].encode(), 0) != SAMPLE_RATE:
         sys.exit("espeak_Initialize failed")
+    library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # it has seeded itself from the clock
     if library.espeak_SetVoiceByName(job["voice"].encode()) != 0:
         sys.exit("no such voice")
     heard = bytearray()

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +43,10 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Clip:
-    """One row of the manifest. Times are samples at the dataset's rate; files are relative to the dataset folder."""
+    """One row of the manifest. Times are samples at the dataset's rate.
+
+    Files are relative to the dataset folder, or absolute where the recordings stay in a folder of their own.
+    """
 
     clip_id: str  # unique; the key
     split: str  # train, validation or test
@@ -94,18 +98,18 @@ class Manifest:
 
 
 def write_manifest(root: Path, info: DatasetInfo, clips: list[Clip]) -> None:
-    """Writes `manifest.parquet`, then `dataset.json`, into the folder `root`, each under another name until whole."""
+    """Writes `manifest.parquet`, then `dataset.json`, into the folder `root`, each under another name until whole.
+
+    Raises:
+        TkdError: rows that contradict each other or `info`; all of them are counted, the first named.
+    """
+    _check(root, info, clips)
     clips = sorted(clips, key=lambda clip: (SPLITS.index(clip.split), clip.clip_id))
-    seen = set()
-    for clip in clips:
-        if clip.clip_id in seen:
-            raise TkdError(f"clip_id {clip.clip_id} stands for two clips. Give every clip a name of its own.")
-        seen.add(clip.clip_id)
     rows = [{**dataclasses.asdict(clip), "labels": list(clip.labels)} for clip in clips]
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), root / "manifest.parquet.partial")
     os.replace(root / "manifest.parquet.partial", root / "manifest.parquet")
     text = json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False)
-    (root / "dataset.json.partial").write_text(text + "\n", encoding="utf-8")
+    (root / "dataset.json.partial").write_bytes(f"{text}\n".encode(errors="backslashreplace"))  # file names in bytes
     os.replace(root / "dataset.json.partial", root / "dataset.json")
 
 
@@ -113,7 +117,7 @@ def read_manifest(root: Path | str) -> Manifest:
     """Returns the dataset prepared in the folder `root`.
 
     Raises:
-        TkdError: no such folder, or not (or not completely) prepared.
+        TkdError: no such folder, not (or not completely) prepared, or damaged.
     """
     root = Path(root)
     if not root.is_dir():
@@ -128,6 +132,29 @@ def read_manifest(root: Path | str) -> Manifest:
         described["labels"] = tuple(described["labels"])
         info = DatasetInfo(**described)
         rows = pq.read_table(root / "manifest.parquet", schema=_SCHEMA).to_pylist()
-    except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        clips = tuple(Clip(**{**row, "labels": tuple(row["labels"])}) for row in rows)
+    except (ValueError, TypeError, KeyError, OSError, pa.ArrowException) as error:
         raise TkdError(f"{root}: damaged dataset description ({error}). Prepare it again with --force.") from error
-    return Manifest(root, info, tuple(Clip(**{**row, "labels": tuple(row["labels"])}) for row in rows))
+    _check(root, info, clips)
+    return Manifest(root, info, clips)
+
+
+def _check(root: Path, info: DatasetInfo, clips: Iterable[Clip]) -> None:
+    faults, seen = [], set()
+    for clip in clips:
+        if clip.clip_id in seen:
+            faults.append(f"clip_id {clip.clip_id} stands for two clips")
+        if clip.split not in SPLITS:
+            faults.append(f"{clip.clip_id} is in the split {clip.split!r}, not one of {', '.join(SPLITS)}")
+        if not all(0 <= label < len(info.labels) for label in clip.labels):
+            faults.append(f"{clip.clip_id} has labels {list(clip.labels)}, there are {len(info.labels)}")
+        if info.task == "single_label" and len(clip.labels) != 1:
+            faults.append(f"{clip.clip_id} has {len(clip.labels)} labels, a single_label clip has one")
+        if clip.n_samples < 1:
+            faults.append(f"{clip.clip_id} has {clip.n_samples} samples")
+        seen.add(clip.clip_id)
+    if not seen:
+        faults.append("no clips")
+    if faults:
+        more = f" ({len(faults)} faults, this is the first)" if len(faults) > 1 else ""
+        raise TkdError(f"{root}: {faults[0]}{more}. Prepare the dataset again with --force.")

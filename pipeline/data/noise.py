@@ -19,7 +19,7 @@ def coloured(rng: np.random.Generator, n_samples: int) -> np.ndarray:
 
 
 def transients(rng: np.random.Generator, n_samples: int) -> np.ndarray:
-    """Returns knocks, clicks and clinks, about three a second, over a quiet pink bed."""
+    """Returns knocks, clicks and clinks, about three a second, over a quiet coloured bed."""
     noise = 0.02 * coloured(rng, n_samples)
     noise *= 0.02 / np.sqrt(np.mean(noise**2))
     for start in rng.integers(0, n_samples, rng.poisson(3 * n_samples / SAMPLE_RATE)):

@@ -12,18 +12,21 @@ from pipeline.errors import TkdError
 def prepare(
     out: Path, recipe: dict, make: Callable[[Path], tuple[DatasetInfo, list[Clip]]], force: bool = False
 ) -> Manifest:
-    """Makes a dataset in `<out>.partial`, writes its manifest, and renames the folder to `out`.
+    """Returns the dataset at `out`: made in `<out>.partial`, and renamed when whole.
 
     Run again after an interruption, `make` finds in the folder what the last run left there, if `recipe` is the same.
-    A dataset that is already there with the same recipe is returned as it is.
+    A dataset that is already there with the same recipe is returned as it is. With `force` it is made again from
+    nothing, and takes the place of the one there only at the end.
 
     Raises:
-        TkdError: something else is at `out`, or another recipe's dataset.
+        TkdError: `out` is something else than a dataset (with `force`, too), or another recipe's dataset, or cannot
+            be written.
     """
+    out = out.resolve()  # "." has a name, too
     recipe = json.loads(json.dumps(recipe))  # as it is read back
+    if out.exists() and not (out / "dataset.json").is_file():
+        raise TkdError(f"{out}: exists and is not a dataset. Give another --out.")
     if out.exists() and not force:
-        if not (out / "dataset.json").is_file():
-            raise TkdError(f"{out}: exists and is not a dataset. Give another --out.")
         there = read_manifest(out)
         if there.info.recipe != recipe:
             raise TkdError(
@@ -32,15 +35,28 @@ def prepare(
         return there
     work = out.with_name(out.name + ".partial")
     note = work / "recipe.json"
-    if work.exists() and (force or not note.exists() or json.loads(note.read_text(encoding="utf-8")) != recipe):
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(recipe, ensure_ascii=False), encoding="utf-8")
+    try:
+        if work.exists() and (force or _read(note) != recipe):
+            shutil.rmtree(work)
+        work.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(recipe), encoding="utf-8")
+    except OSError as error:
+        raise TkdError(f"{work}: cannot be written ({error.strerror}). Give another --out.") from error
 
     info, clips = make(work)
     write_manifest(work, info, clips)
-    note.unlink()
+    replaced = "replaced"
     if out.exists():
-        shutil.rmtree(out)
+        out.rename(work / replaced)  # deleting could be interrupted, and leave half a dataset
     work.rename(out)
+    shutil.rmtree(out / replaced, ignore_errors=True)
+    (out / note.name).unlink()
     return read_manifest(out)
+
+
+def _read(note: Path) -> dict | None:
+    """Returns the recipe an unfinished dataset was begun with, None if that is not (wholly) written."""
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None

@@ -1,6 +1,7 @@
 """Spoken words as FLAC files: voices dealt out to the splits, each voice rendered by a process of its own."""
 
 import hashlib
+import io
 import os
 import re
 from collections import defaultdict
@@ -102,8 +103,8 @@ def render_speech(root: Path, plan: Iterable[Spoken], seed: int, n_workers: int)
 
 
 def slug(text: str) -> str:
-    """Returns `text` as part of a file name: letters, digits, + and - of any script stay."""
-    return re.sub(r"[^\w+-]+", "_", text).strip("_") or "_"
+    """Returns `text` as part of a file name: letters, digits, + and - of any script stay, 40 characters at most."""
+    return re.sub(r"[^\w+-]+", "_", text).strip("_")[:40] or "_"
 
 
 def _trim(waveform: np.ndarray, word: Spoken) -> np.ndarray:
@@ -118,7 +119,9 @@ def _write_flac(path: Path, waveform: np.ndarray) -> None:
     peak = np.abs(waveform).max()
     scaled = waveform * (0.5 / peak if peak > 0 else 1)
     partial = path.with_suffix(".flac.partial")
-    soundfile.write(partial, scaled, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    flac = io.BytesIO()  # libsndfile itself does not say when a disk is full
+    soundfile.write(flac, scaled, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    partial.write_bytes(flac.getvalue())
     os.replace(partial, path)
 
 

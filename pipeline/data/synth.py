@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from pipeline.data import noise
 from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
@@ -29,6 +30,14 @@ OTHER_WORDS = (
 )
 NOISE_KINDS = ("coloured", "babble", "transients", "hum")
 NOISE_SECONDS = 30
+LONGEST = 600  # seconds a clip
+LARGEST_SNR = 60  # dB, either way: beyond it the quieter part falls below the last of 16 bits
+MOST_CLIPS = 1_000_000  # a split
+
+
+def _other_words(words: tuple[str, ...]) -> list[str]:
+    """Returns what `_unknown_` is drawn from: no word to spot, however it is written."""
+    return sorted(set(OTHER_WORDS) - {word.casefold() for word in words})
 
 
 @dataclass(frozen=True)
@@ -44,21 +53,31 @@ class SynthConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        words = ", ".join(self.words)
         if not self.words or any(not word.strip() for word in self.words):
-            raise TkdError(f"words {', '.join(self.words)!r}: an empty word. Separate words with single commas.")
-        if len(set(self.words)) < len(self.words):
-            raise TkdError(f"words {', '.join(self.words)!r}: a word stands twice. Name each once.")
-        if self.length_seconds < 2:
-            raise TkdError(f"length {self.length_seconds} s: spoken words take up to 1.9 s. Use 2 s or more.")
-        if self.snr_db[0] > self.snr_db[1]:
+            raise TkdError(f"words {words!r}: an empty word. Separate words with single commas.")
+        if not words.isprintable():
+            raise TkdError(f"words {words!r}: a character that cannot be printed. Use letters, digits and spaces.")
+        if len({word.casefold() for word in self.words}) < len(self.words):
+            raise TkdError(f"words {words!r}: a word stands twice. Name each once.")
+        if reserved := {"_silence_", "_unknown_"}.intersection(self.words):
+            raise TkdError(f"words {words!r}: {reserved.pop()} is a label of every dataset. Use another word.")
+        if not _other_words(self.words):
+            raise TkdError(f"words {words!r}: no other word is left to stand for _unknown_. Leave some out.")
+        if not 2 <= self.length_seconds <= LONGEST:  # not: NaN is outside, too
+            raise TkdError(f"length {self.length_seconds} s: spoken words take up to 1.9 s. Use 2 to {LONGEST} s.")
+        low, high = self.snr_db
+        if not -LARGEST_SNR <= low <= high <= LARGEST_SNR:
             raise TkdError(
-                f"SNR range {self.snr_db[0]} to {self.snr_db[1]} dB is upside down. Give the lower bound first."
+                f"SNR {low} to {high} dB: give the lower one first, both from -{LARGEST_SNR} to {LARGEST_SNR}."
             )
         smallest = math.ceil(1.2 * len(self.words))
-        if min(self.clips) < smallest:
+        if not smallest <= min(self.clips) <= max(self.clips) <= MOST_CLIPS:
             raise TkdError(
-                f"{min(self.clips)} clips in a split are too few for {len(self.words)} words: give {smallest}."
+                f"clips {self.clips}: {len(self.words)} words need {smallest} to {MOST_CLIPS} in each split."
             )
+        if self.seed < 0:
+            raise TkdError(f"seed {self.seed} is negative. Use 0 or more.")
 
     def recipe(self) -> dict:
         """Returns what `dataset.json` says of how the clips were made."""
@@ -77,7 +96,7 @@ def make_synth(root: Path, config: SynthConfig, n_workers: int) -> tuple[Dataset
         n_workers: espeak-ng processes at a time.
 
     Raises:
-        TkdError: a word that cannot be spoken.
+        TkdError: a word that cannot be spoken, or takes longer than a clip.
     """
     voices = voices_by_split()
     spoken = {
@@ -87,6 +106,7 @@ def make_synth(root: Path, config: SynthConfig, n_workers: int) -> tuple[Dataset
     with Progress("speaking", len(plan), "words") as progress:
         for n_words in render_speech(root, plan, config.seed, n_workers):
             progress.advance(n_words)
+    _check_lengths(root, plan, config.length_seconds)
 
     noises: dict[str, list[str]] = {split: [] for split in SPLITS}
     n_recordings = dict(zip(SPLITS, config.noise_recordings, strict=True))
@@ -109,10 +129,19 @@ def make_synth(root: Path, config: SynthConfig, n_workers: int) -> tuple[Dataset
 def _plan(split: str, n_clips: int, voices: list[str], config: SynthConfig) -> list[Spoken]:
     rng = np.random.default_rng([config.seed, *split.encode()])
     per_word = round(n_clips / (1.2 * len(config.words)))
-    others = sorted(set(OTHER_WORDS) - set(config.words))
+    others = _other_words(config.words)
     texts = [word for word in config.words for _ in range(per_word)]
-    texts += [others[i] for i in rng.integers(len(others), size=math.ceil(0.1 * len(texts)))]
+    texts += [others[i] for i in rng.integers(len(others), size=-(-len(texts) // 10))]
     return plan_speech(texts, voices, split, rng)
+
+
+def _check_lengths(root: Path, plan: list[Spoken], length_seconds: float) -> None:
+    longest, text = max((soundfile.info(root / word.file).frames / SAMPLE_RATE, word.text) for word in plan)
+    if longest > length_seconds:
+        raise TkdError(
+            f"{text!r} takes up to {longest:.2f} s to say, a clip is {length_seconds} s long. "
+            f"Give --length {math.ceil(longest)} or more."
+        )
 
 
 def _rows(split: str, spoken: list[Spoken], words: tuple[str, ...]) -> Iterator[Clip]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import TkdError
-from pipeline.teacher.model import Teacher
+from pipeline.teacher.model import FAMILY, Teacher
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class PooledAttention:
 
 
 @torch.inference_mode()
-def pool_attention(teacher: Teacher, input_values: Tensor, attention_mask: Tensor | None = None) -> PooledAttention:
+def pool_attention(
+    teacher: Teacher, input_values: Tensor, attention_mask: Tensor | None = None, bfloat16: bool = False
+) -> PooledAttention:
     """Runs the teacher and returns its logits and pooled attention.
 
     Each layer's map (batch, n_heads, T, T) is reduced as soon as it is there and then dropped; only the mean over heads
@@ -30,6 +32,7 @@ def pool_attention(teacher: Teacher, input_values: Tensor, attention_mask: Tenso
         teacher: In eval mode.
         input_values: Normalised waveforms (batch, n_samples), zeros beyond each clip's end.
         attention_mask: (batch, n_samples), 1 = valid; None when all clips are of one length.
+        bfloat16: The teacher runs in mixed precision. Pooling is float32 in any case.
 
     Raises:
         TkdError: the encoder did not give an attention map for every layer.
@@ -45,15 +48,17 @@ def pool_attention(teacher: Teacher, input_values: Tensor, attention_mask: Tenso
     def reduce(_module, _inputs, output) -> None:
         attention = output[1]
         if attention is not None:
-            attention = attention.float()
-            head_weights.append(received_attention(attention, valid))
-            head_means.append(attention.mean(dim=1))
+            with torch.autocast(attention.device.type, enabled=False):
+                attention = attention.float()
+                head_weights.append(received_attention(attention, valid))
+                head_means.append(attention.mean(dim=1))
 
     layers = teacher.encoder.encoder.layers
     teacher.encoder.set_attn_implementation("eager")  # the fused kernels return no maps
     hooks = [layer.attention.register_forward_hook(reduce) for layer in layers]
     try:
-        logits = teacher(input_values, attention_mask)["logits"]
+        with torch.autocast(input_values.device.type, torch.bfloat16, enabled=bfloat16):
+            logits = teacher(input_values, attention_mask)["logits"]
     finally:
         for hook in hooks:
             hook.remove()
@@ -61,7 +66,7 @@ def pool_attention(teacher: Teacher, input_values: Tensor, attention_mask: Tenso
         kind = teacher.encoder.config.model_type
         raise TkdError(
             f"{len(head_means)} of {len(layers)} layers of this {kind} encoder gave an attention map. "
-            "Use a wav2vec2, hubert, data2vec-audio or unispeech teacher."
+            f"Use a teacher in eval mode, of type {', '.join(FAMILY)}."
         )
     readout = first_frame(valid) if teacher.readout == "first_token" else valid / lengths[:, None]
     return PooledAttention(logits, rollout(head_means, readout), torch.stack(head_weights, dim=1), lengths)
@@ -75,7 +80,8 @@ def received_attention(attention: Tensor, valid: Tensor) -> Tensor:
         valid: (batch, T) bool. Padded keys get no attention, but padded query rows still hold distributions.
     """
     queries = valid[:, None, None, :].to(attention.dtype)  # (batch, 1, 1, T_query)
-    return (queries @ attention).squeeze(2) / queries.sum(-1)
+    received = (queries @ attention).squeeze(2)  # (batch, n_heads, T)
+    return received / received.sum(-1, keepdim=True)  # by the number of queries, were the rows not of bfloat16
 
 
 def rollout(head_means: list[Tensor], readout: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pipeline.extract.attention import pool_attention
 from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.progress import Progress
 from pipeline.teacher.clips import collate
-from pipeline.teacher.model import Teacher, TeacherInfo, load_teacher, require_labels
+from pipeline.teacher.model import Teacher, TeacherInfo, load_teacher, require_labels, require_lengths
 
 KEEPS = ("rollout", "layers", "heads")
 
@@ -43,7 +43,7 @@ def build_cache(manifest: Manifest, teacher_name: str, out: Path, config: BuildC
     teacher, info, weights_sha256 = load_teacher(teacher_name)
     require_labels(info, manifest, teacher_name)
     log_mel = LogMel(LogMelConfig())
-    _check_lengths(manifest, max(teacher.min_samples, log_mel.config.win_length))
+    require_lengths(manifest, max(teacher.min_samples, log_mel.config.win_length))
     layout = _layout(manifest, teacher, log_mel.config, config)
     metadata = _metadata(manifest, teacher, info, weights_sha256, log_mel.config, config)
     create_cache(out, layout, _rows(manifest, teacher, log_mel.config), metadata, force)
@@ -83,10 +83,8 @@ def _run(manifest, clips, teacher, layout, log_mel, config, progress) -> dict[st
             arrays["audio_sha256"][row] = hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest()
         inputs = collate([{"waveform": waveform, "label": 0} for waveform in waveforms])
         mask = inputs.get("attention_mask")
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-            pooled = pool_attention(
-                teacher, inputs["input_values"].to(device), None if mask is None else mask.to(device)
-            )
+        mask = None if mask is None else mask.to(device)
+        pooled = pool_attention(teacher, inputs["input_values"].to(device), mask, config.bfloat16)
         n_frames = pooled.rollout.shape[1]
         arrays["rollout"][batch, :n_frames] = pooled.rollout.cpu()
         arrays["logits"][batch] = pooled.logits.cpu()
@@ -102,7 +100,8 @@ def _run(manifest, clips, teacher, layout, log_mel, config, progress) -> dict[st
 def _batches(clips: tuple[Clip, ...], teacher: Teacher, batch_size: int) -> Iterator[list[int]]:
     """Yields rows of clips of like length; of equal length where the encoder normalises over time.
 
-    With feat_extract_norm "group" (wav2vec 2.0 BASE) padding changes the outputs, and no mask mends it.
+    With feat_extract_norm "group" (wav2vec 2.0 BASE) padding changes the outputs, and no mask mends it. So it does in
+    data2vec-audio, which has no such setting: its several positional convolutions see what the first made of padding.
     """
     equal = getattr(teacher.encoder.config, "feat_extract_norm", "group") == "group"
     batch: list[int] = []
@@ -112,15 +111,6 @@ def _batches(clips: tuple[Clip, ...], teacher: Teacher, batch_size: int) -> Iter
             batch = []
         batch.append(row)
     yield batch
-
-
-def _check_lengths(manifest: Manifest, shortest: int) -> None:
-    short = [f"{clip.clip_id} ({clip.n_samples})" for clip in manifest.clips if clip.n_samples < shortest]
-    if short:
-        raise TkdError(
-            f"{manifest.root}: {len(short)} clips are shorter than one frame of {shortest} samples: "
-            f"{', '.join(short[:5])}{', ...' if len(short) > 5 else ''}. Remove them, or prepare with --length."
-        )
 
 
 def _layout(manifest: Manifest, teacher: Teacher, features: LogMelConfig, config: BuildConfig) -> Layout:

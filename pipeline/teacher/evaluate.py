@@ -11,16 +11,16 @@ from pipeline.extract.attention import pool_attention
 from pipeline.frames import FrameGrid, share_in_event, without_first
 from pipeline.progress import track
 from pipeline.teacher.clips import WholeClips, collate
-from pipeline.teacher.model import Teacher
+from pipeline.teacher.model import Teacher, require_lengths
 
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """Of one split. Shares leave the rollout's first frame out, and are NaN where no event is known."""
+    """Of one split. Shares leave the rollout's first frame out, and are None where no clip's event is known."""
 
     accuracy: float
-    attention_in_event: float
-    uniform_attention_in_event: float  # what equal weights would give: the events' share of the clips
+    attention_in_event: float | None
+    uniform_attention_in_event: float | None  # what equal weights would give: the events' share of the clips
     n_clips: int
 
 
@@ -28,11 +28,12 @@ def evaluate_teacher(teacher: Teacher, manifest: Manifest, split: str) -> Teache
     """Returns the teacher's scores on the clips of a split, one clip at a time, in float32.
 
     Raises:
-        TkdError: the split has no clips.
+        TkdError: the split has no clips, or the dataset has one too short for the teacher.
     """
     clips = WholeClips(manifest, manifest.split(split))
     if not len(clips):
-        raise TkdError(f"{manifest.root}: no {split} clips.")
+        raise TkdError(f"{manifest.root}: no {split} clips. Choose another --split, or prepare the dataset again.")
+    require_lengths(manifest, teacher.min_samples)
     grid = FrameGrid(teacher.hop_length, teacher.frame_offset)
     right, shares, uniform = [], [], []
     for index in track(range(len(clips)), "scoring the teacher", len(clips), "clips"):
@@ -43,4 +44,8 @@ def evaluate_teacher(teacher: Teacher, manifest: Manifest, split: str) -> Teache
         weights = without_first(pooled.rollout)
         shares.append(float(share_in_event(weights, grid, *event)))
         uniform.append(float(share_in_event(without_first(torch.ones_like(weights)), grid, *event)))
-    return TeacherScores(float(np.mean(right)), float(np.nanmean(shares)), float(np.nanmean(uniform)), len(clips))
+    return TeacherScores(float(np.mean(right)), _known_mean(shares), _known_mean(uniform), len(clips))
+
+
+def _known_mean(shares: list[float]) -> float | None:
+    return None if np.isnan(shares).all() else float(np.nanmean(shares))

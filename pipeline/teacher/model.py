@@ -4,26 +4,36 @@ On disk a teacher is a folder in Hugging Face layout (config.json, model.safeten
 `tkd_teacher.json`. transformers' AutoModel opens its encoder; weights are safetensors, and no code in the folder runs.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
+import sys
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from pipeline.data.manifest import SAMPLE_RATE, Manifest
 from pipeline.errors import TkdError, nearest
 
-FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+# Not wavlm: what transformers gives as its attentions is their mean over heads, repeated for every head.
+FAMILY = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat")
 READOUTS = ("first_token", "mean")
 BUNDLED = Path(__file__).parent / "bundled"
 SMALL_CONFIG = Path(__file__).parent / "small.json"
+# What reading a damaged folder raises, by its library.
+_DAMAGE = (SafetensorError, StrictDataclassError, OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -116,23 +126,37 @@ def load_base(base: str, n_classes: int, readout: str) -> Teacher:
         readout: first_token or mean.
 
     Raises:
-        TkdError: no such checkpoint, or not of the wav2vec 2.0 family.
+        TkdError: no such checkpoint, its weights are damaged or of another configuration, or it is not of the
+            wav2vec 2.0 family.
     """
     path = SMALL_CONFIG if base == "small" else BUNDLED if base == "bundled" else Path(base)
     source = str(path) if path.exists() else base
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        _check_family(base, config.model_type)
+        _check_family(base, config)
         if path.suffix == ".json":
-            encoder = AutoModel.from_config(config)
-        else:
-            encoder = AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+            return Teacher(AutoModel.from_config(config, dtype=torch.float32), n_classes, readout)
+        with _quiet_loading():
+            encoder, loading = AutoModel.from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # reported in `loading`, and refused below in words of ours
+                output_loading_info=True,
+            )
+    except _DAMAGE as error:
         raise TkdError(
-            f"{base}: no encoder could be loaded ({reason}). "
+            f"{base}: no encoder could be loaded ({_reason(error)}). "
             "Give small, bundled, a config.json, a folder in Hugging Face layout, or a model name from its hub."
         ) from error
+    # Without SpecAugment in pretraining a checkpoint has no such vector, and none is needed.
+    unfit = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])} - {"masked_spec_embed"}
+    if unfit:
+        raise TkdError(
+            f"{base}: {len(unfit)} tensors that its config.json asks for are missing or of another shape, as in "
+            f"{min(unfit)}. Copy it again, or give another --base."
+        )
     return Teacher(encoder, n_classes, readout)
 
 
@@ -143,7 +167,9 @@ def save_teacher(teacher: Teacher, info: TeacherInfo, folder: Path, dtype: torch
     state |= {f"classifier.{key}": value for key, value in teacher.classifier.state_dict().items()}
     state = {key: value.to("cpu", dtype).contiguous() for key, value in state.items()}
     teacher.encoder.config.save_pretrained(folder)
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    weights = folder / "model.safetensors"
+    save_file(state, weights, metadata={"format": "pt"})
+    weights.chmod((folder / "config.json").stat().st_mode)  # safetensors makes it readable by its owner only
     Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE, return_attention_mask=True).save_pretrained(folder)
     text = json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False)
     (folder / "tkd_teacher.json").write_text(text + "\n", encoding="utf-8")
@@ -170,15 +196,19 @@ def load_teacher(name: str) -> tuple[Teacher, TeacherInfo, str]:
         described = json.loads(files[2].read_text(encoding="utf-8"))
         info = TeacherInfo(**{**described, "labels": tuple(described["labels"])})
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        _check_family(name, config.model_type)
+        _check_family(name, config)
+        if info.readout not in READOUTS:
+            raise ValueError(f"readout {info.readout}")
         state = {key: value.float() for key, value in load_file(files[1]).items()}
-        teacher = Teacher(AutoModel.from_config(config), len(info.labels), info.readout)
+        if not all_finite(state):
+            raise ValueError("weights that are NaN or infinite")
+        encoder = AutoModel.from_config(config, dtype=torch.float32)
+        teacher = Teacher(encoder, len(info.labels), info.readout)
         prefix = teacher.encoder.base_model_prefix
         teacher.load_state_dict({key.replace(f"{prefix}.", "encoder.", 1): value for key, value in state.items()})
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except _DAMAGE as error:
         raise TkdError(
-            f"{name}: damaged teacher ({reason}). Copy it again, or train it with tkd teacher train."
+            f"{name}: damaged teacher ({_reason(error)}). Copy it again, or train it with tkd teacher train."
         ) from error
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files[:2])).hexdigest()
     return teacher.eval(), info, digest
@@ -197,6 +227,49 @@ def require_labels(info: TeacherInfo, manifest: Manifest, name: str) -> None:
         )
 
 
-def _check_family(name: str, model_type: str) -> None:
-    if model_type not in FAMILY:
-        raise TkdError(f"{name}: model type {model_type} is not of the wav2vec 2.0 family. Known: {', '.join(FAMILY)}.")
+def require_lengths(manifest: Manifest, shortest: int) -> None:
+    """Checks that every clip of a dataset has at least `shortest` samples, as many as make one frame.
+
+    Raises:
+        TkdError: some do not; the first five are named.
+    """
+    short = [f"{clip.clip_id} ({clip.n_samples})" for clip in manifest.clips if clip.n_samples < shortest]
+    if short:
+        raise TkdError(
+            f"{manifest.root}: {len(short)} clips are shorter than the {shortest} samples needed: "
+            f"{', '.join(short[:5])}{', ...' if len(short) > 5 else ''}. Remove them, or prepare with --length."
+        )
+
+
+def all_finite(state: dict[str, Tensor]) -> bool:
+    """Returns whether no weight is NaN or infinite."""
+    return all(bool(value.isfinite().all()) for value in state.values())
+
+
+def _check_family(name: str, config: PreTrainedConfig) -> None:
+    if config.model_type not in FAMILY:
+        raise TkdError(
+            f"{name}: model type {config.model_type} cannot be a teacher; its attention must be known for every head. "
+            f"Known: {', '.join(FAMILY)}."
+        )
+    if getattr(config, "add_adapter", False):
+        raise TkdError(f"{name}: has an adapter that shortens its output frames. Give an encoder without add_adapter.")
+
+
+def _reason(error: Exception) -> str:
+    """Returns an error of another library as one short line."""
+    return textwrap.shorten(str(error), 200)
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """transformers' table of unused tensors is kept out of the log, and its bar off what is no terminal."""
+    log = logging.getLogger("transformers.modeling_utils")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,236 @@
+"""Your own recordings: what cannot be used is named, what can be is split without sharing a speaker."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.data.audio import read_audio, render_clip
+from pipeline.data.folder import FolderConfig, read_folder
+from pipeline.data.manifest import SPLITS
+from pipeline.data.prepare import prepare
+from pipeline.errors import TkdError
+
+
+def record(path: Path, seconds: float = 0.5, rate: int = 16000, **how) -> Path:
+    """Writes a recording that is like no other: a tone in noise that follows from its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)
+    noise = np.random.default_rng([*str(path).encode()]).standard_normal(len(tone))
+    soundfile.write(path, tone + 0.01 * noise, rate, **how)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Two labels of ten recordings."""
+    for label in ("größer", "hey lamp"):
+        for index in range(10):
+            record(tmp_path / "own" / label / f"aufnahme {index} ü.wav")
+    return tmp_path / "own"
+
+
+def prepared(root, **settings):
+    config = FolderConfig(str(root), **settings)
+    return prepare(root.parent / "d", config.recipe(), lambda work: read_folder(config))
+
+
+def by_split(manifest, attribute):
+    return [{getattr(clip, attribute) for clip in manifest.split(split)} for split in SPLITS]
+
+
+# Splits and clips
+
+
+def test_a_folder_becomes_a_dataset(root):
+    there = prepared(root)
+    assert there.info.labels == ("größer", "hey lamp") and there.info.name == "own"
+    assert [len(there.split(split)) for split in SPLITS] == [16, 2, 2]
+    for clip in there.clips:
+        assert there.info.labels[clip.labels[0]] == clip.clip_id.split("/")[0]
+        expected = soundfile.read(root / clip.clip_id, dtype="int16")[0]
+        assert (render_clip(there.root, clip) == expected).all()
+    assert prepared(root).sha256() == there.sha256()
+
+
+def test_every_label_is_in_every_split_and_the_seed_deals_anew(root):
+    splits = [by_split(prepare_fresh(root, seed), "clip_id") for seed in (0, 0, 1)]
+    assert splits[0] == splits[1] != splits[2]
+    assert all({name.split("/")[0] for name in part} == {"größer", "hey lamp"} for part in splits[0])
+
+
+def prepare_fresh(root, seed):
+    config = FolderConfig(str(root), seed=seed)
+    return prepare(root.parent / f"d{seed}", config.recipe(), lambda work: read_folder(config), force=True)
+
+
+@pytest.mark.parametrize("also_unnamed", [False, True])
+def test_splits_never_share_a_speaker(tmp_path, also_unnamed):
+    """One file that names no speaker, as in _background_noise_, must not undo it for the rest."""
+    root = tmp_path / "own"
+    for speaker in range(20):
+        for label in ("lamp", "lights"):
+            for take in range(2):
+                record(root / label / f"sp{speaker}_nohash_{take}.wav", 0.1)
+    for index in range(6 * also_unnamed):
+        record(root / "_background_noise_" / f"{index}.wav")
+    there = prepared(root)
+    speakers = [part - {None} for part in by_split(there, "speaker")]
+    assert [len(part) for part in speakers] == [16, 2, 2]
+    assert len(set().union(*speakers)) == 20
+    assert len(there.clips) == 80 + 6 * also_unnamed
+
+
+def test_length_keeps_the_middle_or_pads(root):
+    record(root / "hey lamp" / "long.wav", 2.0)
+    record(root / "hey lamp" / "odd.wav", 16001 / 16000)
+    for clip in prepared(root, length_seconds=1.0).clips:
+        pcm, whole = render_clip(root, clip), soundfile.read(root / clip.clip_id, dtype="int16")[0]
+        assert clip.n_samples == len(pcm) == 16000
+        cut = (len(whole) - 16000 + 1) // 2
+        expected = np.pad(whole, (0, 8000)) if len(whole) == 8000 else whole[cut : cut + 16000]
+        assert (pcm == expected).all()
+
+
+def test_formats_rates_and_channels_mix(root):
+    for format, rate in (("FLAC", 44100), ("OGG", 48000), ("MP3", 44100), ("AIFF", 8000), ("W64", 22050)):
+        record(root / "hey lamp" / f"other.{format.lower()}", 1.0, rate, format=format)
+    stereo = np.stack([read_audio(root / "größer" / "aufnahme 0 ü.wav") * scale for scale in (1, 0.5)], axis=1)
+    soundfile.write(root / "größer" / "stereo.WAV", stereo, 16000)
+    there = prepared(root, strict=True)
+    assert len(there.clips) == 26
+    lengths = {clip.clip_id: clip.n_samples for clip in there.clips}
+    assert all(lengths[f"hey lamp/other.{name}"] == 16000 for name in ("flac", "aiff", "w64"))
+
+
+# What cannot be used
+
+
+def truncated(format, part=0.5):
+    def write(path):
+        record(path, 1.0, format=format)
+        path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+
+    return write
+
+
+def samples(values, **how):
+    return lambda path: soundfile.write(path, np.asarray(values, np.float32), 16000, subtype="FLOAT", **how)
+
+
+BAD = {
+    "empty.wav": (lambda path: path.write_bytes(b""), "cannot be read as audio"),
+    "none.wav": (samples([]), "has no samples"),
+    "short.wav": (samples([0.1] * 639), "639 samples at 16000 Hz, one frame takes 640"),
+    "slow.wav": (lambda path: soundfile.write(path, np.ones(300) / 2, 8000), "600 samples at 16000 Hz"),
+    "nan.wav": (samples([0.1] * 999 + [np.nan]), "has NaN or infinite samples"),
+    "inf.wav": (samples([0.1] * 999 + [np.inf]), "has NaN or infinite samples"),
+    "silent.wav": (samples([0] * 9999), "all samples are zero"),
+    "faint.wav": (samples([1e-6] * 9999), "all samples are zero"),
+    "opposite.wav": (samples([[0.5, -0.5]] * 9999), "all samples are zero"),
+    "integers.wav": (samples([12000.0, -30000.0] * 999), r"samples of up to 30000, full scale is 1"),
+    "cut.wav": (truncated("WAV"), "cut off, the file is shorter than its header says"),
+    "cut.aiff": (truncated("AIFF"), "cut off, the file is shorter than its header says"),
+    "cut.mp3": (truncated("MP3"), "cut off, the file is shorter than its header says"),
+    "cut.flac": (truncated("FLAC"), "cannot be read as audio"),
+    "cut.ogg": (truncated("OGG"), "cannot be read as audio"),
+    "header.wav": (truncated("WAV", 0.001), "cannot be read as audio"),
+    "text.wav": (lambda path: path.write_text("not a recording"), "cannot be read as audio"),
+    "noten.txt": (lambda path: path.write_text("not a recording"), "cannot be read as audio"),
+    "voice.m4a": (lambda path: path.write_bytes(b"\0\0\0\x18ftypM4A " + bytes(999)), "cannot be read as audio"),
+    "pcm.raw": (lambda path: path.write_bytes(bytes(9999)), "cannot be read as audio"),
+    "link.wav": (lambda path: path.symlink_to("nowhere"), "not a file"),
+    "pipe.wav": (os.mkfifo, "not a file"),
+    "session": (lambda path: record(path / "a.wav"), "not a file. Recordings lie directly in the folder of their"),
+    "copy.wav": (
+        lambda path: path.write_bytes((path.parent / "aufnahme 3 ü.wav").read_bytes()),
+        "the same recording as hey lamp/aufnahme 3 ü.wav",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_recording_that_cannot_be_used_is_named_and_left_out(root, capfd, name):
+    write, reason = BAD[name]
+    write(root / "hey lamp" / name)
+    (root / "hey lamp" / ".DS_Store").write_bytes(b"x")
+    info, clips = read_folder(FolderConfig(str(root)))
+    assert len(clips) == 20
+    (left_out,) = info.sources[0]["left_out"]
+    assert left_out["file"] == f"hey lamp/{name}" and reason in left_out["reason"]
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("left out")]
+    assert line == f"left out: {left_out['reason']}" and line.startswith(f"left out: {root}/hey lamp/{name}: ")
+    with pytest.raises(TkdError, match=r"1 of 21 recordings cannot be used \(listed above\)"):
+        read_folder(FolderConfig(str(root), strict=True))
+
+
+def test_a_name_that_is_not_utf8_is_left_out(root):
+    record(root / "hey lamp" / "x.wav").rename(os.fsdecode(os.fsencode(root) + b"/hey lamp/\xff.wav"))
+    there = prepared(root)
+    assert len(there.clips) == 20
+    assert "its name is not UTF-8" in there.info.sources[0]["left_out"][0]["reason"]
+
+
+# Folders that are no dataset
+
+
+@pytest.mark.parametrize("wrong", ["none", "own/größer", "own/größer/aufnahme 1 ü.wav", "empty"])
+def test_a_wrong_root_is_named_with_what_is_expected(root, wrong):
+    (root.parent / "empty").mkdir()
+    with pytest.raises(TkdError, match=r"no such folder\. Give --root|no recordings found\. Expected LABEL/FILE"):
+        FolderConfig(str(root.parent / wrong)).recipe()
+
+
+def test_the_folder_above_is_no_dataset(root):
+    with pytest.raises(TkdError, match=r"no recordings found\. Expected LABEL/FILE"):
+        prepared(root.parent)
+
+
+def test_too_few_recordings_are_counted(root):
+    for index in range(2, 10):
+        (root / "größer" / f"aufnahme {index} ü.wav").unlink()
+    with pytest.raises(TkdError, match="2 recordings of größer; train, validation and test need one each"):
+        prepared(root)
+    for index in range(2):
+        (root / "größer" / f"aufnahme {index} ü.wav").unlink()
+    with pytest.raises(TkdError, match="usable recordings of 1 labels; a classifier needs two or more"):
+        prepared(root)
+    assert not (root.parent / "d").exists()
+
+
+def test_a_label_without_a_speaker_to_train_on_is_named(tmp_path):
+    for label, speakers in {"lamp": "abcdefghij", "lights": "a"}.items():
+        for speaker in speakers:
+            record(tmp_path / "own" / label / f"{speaker}_nohash_0.wav")
+    outcomes = []
+    for seed in range(30):
+        try:
+            _, clips = read_folder(FolderConfig(str(tmp_path / "own"), seed=seed))
+        except TkdError as error:
+            assert "no recording of lights is left to train on" in str(error)
+            outcomes.append(False)
+        else:
+            assert {clip.labels for clip in clips if clip.split == "train"} == {(0,), (1,)}
+            outcomes.append(True)
+    assert set(outcomes) == {False, True}
+
+
+def test_recordings_added_later_are_noticed(root):
+    prepared(root)
+    record(root / "größer" / "new.wav")
+    with pytest.raises(TkdError, match=r"another recipe\. Prepare again with --force"):
+        prepared(root)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 0.0, 0.0399, 1e12])
+def test_impossible_lengths_are_refused(seconds):
+    with pytest.raises(TkdError, match=r"length .* s: use 0\.04 \(one frame\) to 600 s"):
+        FolderConfig("x", seconds)
+
+
+def test_a_recipe_does_not_hold_how_strictly_it_was_read(root):
+    config = FolderConfig(str(root))
+    assert dataclasses.replace(config, strict=True).recipe() == config.recipe()

@@ -1,0 +1,220 @@
+"""Stage one as a whole: real teachers, real audio, real stores; and what stops it half-way."""
+
+import dataclasses
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import zarr
+from test_teacher_model import DAMAGES, tiny_folder, tiny_teacher
+from test_teacher_training import command, killed_when
+
+from cache_schema import CacheError, describe_cache, validate_cache
+from pipeline.data.audio import render_clip, to_waveform
+from pipeline.data.manifest import Clip, DatasetInfo, Manifest, read_manifest, write_manifest
+from pipeline.errors import TkdError
+from pipeline.extract.attention import pool_attention
+from pipeline.extract.build import BuildConfig, build_cache
+from pipeline.extract.features import LogMel, LogMelConfig
+from pipeline.teacher.clips import collate
+from pipeline.teacher.model import load_teacher
+
+LABELS = ("lamp", "lights")
+UNEQUAL = (9000, 16000, 640, 9001, 16000, 3000, 9000, 12345, 16000, 700)
+
+
+def recorded(root, lengths) -> Manifest:
+    """A dataset of crops of one noisy recording."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    tone = np.sin(np.cumsum(np.linspace(0.01, 1, 48000)))
+    soundfile.write(root / "noise.flac", 0.1 * rng.normal(size=48000) + 0.3 * tone, 16000)
+    splits = [("train", "validation", "test")[min(i * 4 // len(lengths), 2)] for i in range(len(lengths))]
+    clips = [
+        Clip(f"c{i:05d}", split, (i % 2,), n, noise_file="noise.flac", noise_offset=97 * i, noise_gain=0.8)
+        for i, (n, split) in enumerate(zip(lengths, splits, strict=True))
+    ]
+    write_manifest(root, DatasetInfo("recorded", "single_label", LABELS, "CC0"), clips)
+    return read_manifest(root)
+
+
+@pytest.fixture
+def unequal(tmp_path) -> Manifest:
+    return recorded(tmp_path / "data", UNEQUAL)
+
+
+def files_of(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def one_at_a_time(manifest: Manifest, folder):
+    """What the cache must hold, by clip: rollout, head weights, logits."""
+    teacher, _, _ = load_teacher(str(folder))
+    for clip in manifest.clips:
+        waveform = to_waveform(render_clip(manifest.root, clip))
+        yield clip, pool_attention(teacher, collate([{"waveform": waveform, "label": 0}])["input_values"])
+
+
+KINDS = {
+    "layer norm": {},
+    "group norm": {"feat_extract_norm": "group", "do_stable_layer_norm": False},
+    "data2vec-audio": {"model_type": "data2vec-audio"},
+    "mean readout": {"readout": "mean"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clips_of_unequal_length_get_the_weights_of_one_clip_at_a_time(unequal, tmp_path, kind):
+    folder = tiny_folder(tmp_path / "t", LABELS, tiny_teacher(n_classes=2, **KINDS[kind]))
+    build_cache(unequal, str(folder), tmp_path / "c.zarr", BuildConfig(batch_size=4))
+    assert validate_cache(tmp_path / "c.zarr") == []
+    cache = zarr.open_group(tmp_path / "c.zarr", mode="r")
+    build_cache(unequal, str(folder), tmp_path / "each.zarr", BuildConfig(batch_size=1))
+    each = zarr.open_group(tmp_path / "each.zarr", mode="r")
+    for row, (clip, pooled) in enumerate(one_at_a_time(unequal, folder)):
+        n_frames = int(pooled.lengths)
+        assert cache["clip_id"][row] == clip.clip_id and cache["n_frames"][row] == n_frames
+        np.testing.assert_allclose(cache["rollout"][row, :n_frames], pooled.rollout[0], rtol=2e-3, atol=1e-6)
+        np.testing.assert_allclose(cache["logits"][row], pooled.logits[0], rtol=2e-3, atol=1e-4)
+        assert (cache["rollout"][row, n_frames:] == 0).all()
+        # one step of the logarithmic code is the most that rounding may move
+        steps = cache["head_weights"][row].astype(int) - each["head_weights"][row].astype(int)
+        assert np.abs(steps).max() <= 1
+
+
+def test_rows_features_and_checksums_are_the_clips(unequal, tmp_path):
+    folder = tiny_folder(tmp_path / "t", LABELS)
+    build_cache(unequal, str(folder), tmp_path / "c.zarr", BuildConfig(keep="layers"))
+    cache, log_mel = zarr.open_group(tmp_path / "c.zarr", mode="r"), LogMel(LogMelConfig())
+    assert "layer_weights" in cache and "head_weights" not in cache
+    for row, clip in enumerate(unequal.clips):
+        pcm = render_clip(unequal.root, clip)
+        features = log_mel(to_waveform(pcm))
+        n_frames = cache["n_feature_frames"][row]
+        assert n_frames == features.shape[1]
+        np.testing.assert_allclose(cache["features"][row, :, :n_frames], features, rtol=1e-3, atol=1e-3)
+        assert cache["audio_sha256"][row] == hashlib.sha256(pcm.astype("<i2").tobytes()).hexdigest()
+        assert (cache["label"][row], cache["event_start"][row]) == (clip.labels[0], -1)
+    described = describe_cache(tmp_path / "c.zarr")
+    teacher = load_teacher(str(folder))[0]
+    assert described["teacher"]["n_layers"] == 3 and described["teacher"]["n_heads"] == 2
+    assert described["teacher"]["hop_length"] == teacher.hop_length == 320
+    assert described["teacher"]["frame_offset"] == teacher.frame_offset == 259.5
+    assert described["teacher"]["sha256"] == load_teacher(str(folder))[2]
+
+
+def test_building_twice_gives_the_same_bytes(tiny_data, tiny_cache, tmp_path, capfd):
+    cache_id = build_cache(tiny_data, "bundled", tmp_path / "again.zarr", BuildConfig())
+    assert cache_id == describe_cache(tiny_cache)["cache_id"]
+    assert files_of(tmp_path / "again.zarr") == files_of(tiny_cache)
+    out, err = capfd.readouterr()
+    assert out == "" and [line for line in err.splitlines() if not line.startswith("running the teacher: ")] == []
+
+
+def test_the_bundled_teachers_rollout_is_its_definition(tiny_data, tiny_cache):
+    teacher, _, _ = load_teacher("bundled")
+    teacher.encoder.set_attn_implementation("eager")
+    rollouts = zarr.open_group(tiny_cache, mode="r")["rollout"]
+    for row in (0, 50, 95):
+        waveform = to_waveform(render_clip(tiny_data.root, tiny_data.clips[row]))
+        inputs = collate([{"waveform": waveform, "label": 0}])["input_values"]
+        with torch.no_grad():
+            maps = teacher.encoder(inputs, output_attentions=True).attentions
+        product = np.eye(len(rollouts[row]))
+        for layer in maps:
+            mixed = 0.5 * layer[0].double().mean(0).numpy() + 0.5 * np.eye(len(product))
+            product = mixed / mixed.sum(1, keepdims=True) @ product
+        np.testing.assert_allclose(rollouts[row], product[0], rtol=1e-3, atol=1e-6)
+
+
+def test_mixed_precision_is_written_without_complaint_and_stays_close(tiny_data, tiny_cache, tmp_path):
+    build_cache(tiny_data, "bundled", tmp_path / "b.zarr", BuildConfig(bfloat16=True))
+    assert validate_cache(tmp_path / "b.zarr") == []
+    assert describe_cache(tmp_path / "b.zarr")["cache_id"] != describe_cache(tiny_cache)["cache_id"]
+    mixed, exact = (zarr.open_group(path, mode="r")["rollout"][:] for path in (tmp_path / "b.zarr", tiny_cache))
+    assert np.abs(mixed.astype(float) - exact).sum(axis=1).max() < 0.1
+
+
+def test_a_killed_build_goes_on_and_ends_identical(tmp_path):
+    manifest = recorded(tmp_path / "data", [2400] * 1400)  # three partitions
+    folder = tiny_folder(tmp_path / "t", LABELS)
+    arguments = ("cache", "build", "--data", manifest.root, "--teacher", folder, "--out")
+    killed_when(tmp_path / "c.zarr.partial" / "partitions" / "00000.json", *arguments, tmp_path / "c.zarr")
+    assert not (tmp_path / "c.zarr").exists()
+    first = tmp_path / "c.zarr.partial" / "rollout" / "c" / "0"
+    written = [file.stat().st_mtime_ns for file in sorted(first.rglob("*"))]
+    result = command(*arguments, tmp_path / "c.zarr")
+    assert result.exit_code == 0, result.output
+    first = tmp_path / "c.zarr" / "rollout" / "c" / "0"
+    assert [file.stat().st_mtime_ns for file in sorted(first.rglob("*"))] == written, "it began all over"
+    cache_id = build_cache(manifest, str(folder), tmp_path / "whole.zarr", BuildConfig())
+    assert result.stdout == f"{tmp_path / 'c.zarr'}: complete, cache_id {cache_id}\n"
+    assert files_of(tmp_path / "c.zarr") == files_of(tmp_path / "whole.zarr")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["c.zarr", "data", "t", "whole.zarr"]
+
+
+def test_audio_that_is_gone_stops_the_build_and_nothing_looks_complete(unequal, tmp_path):
+    folder = tiny_folder(tmp_path / "t", LABELS)
+    (unequal.root / "noise.flac").rename(tmp_path / "noise.flac")
+    result = command("cache", "build", "--data", unequal.root, "--teacher", folder, "--out", tmp_path / "c.zarr")
+    assert result.exit_code == 1 and "noise.flac: " in result.stderr and "Error: " in result.stderr
+    assert not (tmp_path / "c.zarr").exists()
+    (tmp_path / "noise.flac").rename(unequal.root / "noise.flac")
+    build_cache(unequal, str(folder), tmp_path / "c.zarr", BuildConfig())
+    assert validate_cache(tmp_path / "c.zarr") == []
+
+
+def test_a_clip_shorter_than_a_frame_is_refused_before_the_work(unequal, tmp_path):
+    short = dataclasses.replace(unequal, clips=(*unequal.clips, Clip("blip", "test", (0,), 639)))
+    with pytest.raises(TkdError, match=r"1 clips are shorter than one frame of 640 samples: blip \(639\)"):
+        build_cache(short, str(tiny_folder(tmp_path / "t", LABELS)), tmp_path / "c.zarr", BuildConfig())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "t"]
+
+
+def test_a_teacher_of_other_labels_is_refused(unequal, tmp_path):
+    with pytest.raises(TkdError, match=r"knows lights, lamp; dataset .* has lamp, lights. Train one for it"):
+        build_cache(unequal, str(tiny_folder(tmp_path / "t", LABELS[::-1])), tmp_path / "c.zarr", BuildConfig())
+
+
+@pytest.mark.parametrize("damage", ["truncated weights", "no description", "wavlm", "other sizes"])
+def test_a_damaged_teacher_is_one_clear_line(unequal, tmp_path, damage):
+    folder = tiny_folder(tmp_path / "t", LABELS)
+    DAMAGES[damage][0](folder)
+    result = command("cache", "build", "--data", unequal.root, "--teacher", folder, "--out", tmp_path / "c.zarr")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {folder}: ") and len(result.stderr.splitlines()) == 1
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "t"]
+
+
+def test_a_cache_has_its_ending_and_is_not_overwritten(unequal, tmp_path):
+    folder = str(tiny_folder(tmp_path / "t", LABELS))
+    with pytest.raises(TkdError, match=r"c.h5: the name of a cache ends in .zarr"):
+        build_cache(unequal, folder, tmp_path / "c.h5", BuildConfig())
+    build_cache(unequal, folder, tmp_path / "c.zarr", BuildConfig())
+    with pytest.raises(CacheError, match=r"already there and complete; --force rebuilds it"):
+        build_cache(unequal, folder, tmp_path / "c.zarr", BuildConfig())
+    build_cache(unequal, folder, tmp_path / "c.zarr", BuildConfig(), force=True)
+    shutil.rmtree(tmp_path / "c.zarr")
+    (tmp_path / "c.zarr").write_text("years of work")
+    with pytest.raises(CacheError):
+        build_cache(unequal, folder, tmp_path / "c.zarr", BuildConfig(), force=True)
+    assert (tmp_path / "c.zarr").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        (("--keep", "everything"), 2),
+        (("--batch-size", "0"), 2),
+        (("--out", "cache.h5"), 1),
+        (("--teacher", "nosuch"), 1),
+        (("--data", "nosuch"), 1),
+    ],
+)
+def test_one_wrong_option_is_one_line_and_an_exit_code(unequal, tmp_path, option, code):
+    result = command("cache", "build", "--data", unequal.root, "--out", tmp_path / "c.zarr", *option)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert len([line for line in result.stderr.splitlines() if line.startswith("Error")]) == 1

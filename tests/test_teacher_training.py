@@ -1,0 +1,277 @@
+"""Training a teacher, for real but tiny: what is written, what an interruption costs, what is refused."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from test_teacher_model import tiny_config, tiny_folder, waveforms
+from transformers import AutoFeatureExtractor, AutoModel
+
+from pipeline.cli.main import tkd
+from pipeline.data.manifest import Clip, Manifest, write_manifest
+from pipeline.errors import TkdError
+from pipeline.extract.build import BuildConfig
+from pipeline.teacher.evaluate import evaluate_teacher
+from pipeline.teacher.model import load_teacher
+from pipeline.teacher.train import TeacherConfig, train_teacher
+
+
+@pytest.fixture
+def config(tmp_path) -> TeacherConfig:
+    (tmp_path / "tiny.json").write_text(tiny_config(num_hidden_layers=1).to_json_string())
+    return TeacherConfig(
+        base=str(tmp_path / "tiny.json"), crops=((1.0, 1),), epochs=1, batch_size=16, learning_rate=1e-3
+    )
+
+
+def command(*arguments):
+    """Runs `tkd` in this process; nothing foreseen may end in another exception."""
+    result = CliRunner().invoke(tkd, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+def folders(path):
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+
+
+def test_training_writes_a_teacher_that_transformers_opens(tiny_data, config, tmp_path, capfd):
+    info = train_teacher(tiny_data, config, tmp_path / "t")
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("training the teacher: ")]
+    assert len(lines) == 2 and lines[0].startswith("epoch 1 of 2: training loss"), err
+    assert folders(tmp_path) == ["t"]
+
+    teacher, described, _ = load_teacher(str(tmp_path / "t"))
+    assert described.training == {**dataclasses.asdict(config), "crops": [[1.0, 1]]}
+    assert described == dataclasses.replace(info, training=described.training)
+    assert (described.labels, described.dataset, described.manifest_sha256) == (
+        tiny_data.info.labels,
+        "tiny",
+        tiny_data.sha256(),
+    )
+    inputs, _ = waveforms(8000)
+    encoder = AutoModel.from_pretrained(tmp_path / "t").eval()
+    assert torch.equal(encoder(inputs).last_hidden_state, teacher.encoder(inputs).last_hidden_state)
+    assert AutoFeatureExtractor.from_pretrained(tmp_path / "t").do_normalize
+    assert evaluate_teacher(teacher, tiny_data, "test").accuracy == pytest.approx(info.test, abs=1e-4)
+    assert evaluate_teacher(teacher, tiny_data, "validation").accuracy == pytest.approx(info.validation, abs=1e-4)
+
+
+def test_a_pretrained_base_with_mean_readout_saved_as_float16(tiny_data, config, tmp_path):
+    base = tiny_folder(tmp_path / "base", "abc", num_hidden_layers=1)
+    config = dataclasses.replace(
+        config, base=str(base), readout="mean", half=True, crops=(), bfloat16=True, learning_rate=1e-6
+    )
+    train_teacher(tiny_data, config, tmp_path / "t")
+    weights = load_file(tmp_path / "t" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    for name, tensor in load_file(base / "model.safetensors").items():
+        if name.startswith("wav2vec2."):  # hardly moved from where it began
+            torch.testing.assert_close(weights[name].float(), tensor, atol=2e-3, rtol=2e-3)
+    assert load_teacher(str(tmp_path / "t"))[0].readout == "mean"
+
+
+def killed_when(file, *arguments):
+    """Runs `tkd` in a process of its own and kills it as soon as `file` is there."""
+    code = "from pipeline.cli.main import tkd; tkd()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        while not file.exists():
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tiny_data, config, tmp_path, capfd):
+    config = dataclasses.replace(config, epochs=5)
+    killed_when(
+        tmp_path / "t.partial" / "checkpoint-6" / "trainer_state.json",
+        *("teacher", "train", "--data", tiny_data.root, "--out", tmp_path / "t", "--base", config.base),
+        *("--crops", "1:1", "--epochs", 5, "--batch-size", 16, "--learning-rate", 1e-3),
+    )
+    assert not (tmp_path / "t").exists()
+    checkpoints = (tmp_path / "t.partial").glob("checkpoint-*")
+    whole = [path for path in checkpoints if (path / "trainer_state.json").exists()]
+    assert len(whole) < 6, "the training was killed too late for this test"
+    # A checkpoint is written trainer_state.json last: this one lacks it, the next has half of it.
+    shutil.copytree(whole[0], tmp_path / "t.partial" / "checkpoint-98")
+    (tmp_path / "t.partial" / "checkpoint-98" / "trainer_state.json").unlink()
+    shutil.copytree(whole[0], tmp_path / "t.partial" / "checkpoint-99")
+    state = tmp_path / "t.partial" / "checkpoint-99" / "trainer_state.json"
+    state.write_bytes(state.read_bytes()[:100])
+
+    for changed in ({"learning_rate": 2e-3}, {"epochs": 6}, {"seed": 1}, {"crops": ()}):
+        with pytest.raises(TkdError, match=f"interrupted training with other settings: {next(iter(changed))}. Repeat"):
+            train_teacher(tiny_data, dataclasses.replace(config, **changed), tmp_path / "t")
+    fewer = dataclasses.replace(tiny_data, clips=tiny_data.clips[1:])
+    with pytest.raises(TkdError, match="other settings: dataset"):
+        train_teacher(fewer, config, tmp_path / "t")
+    encoder = (tmp_path / "tiny.json").read_text()
+    (tmp_path / "tiny.json").write_text(encoder.replace('"hidden_dropout": 0.1', '"hidden_dropout": 0.0'))
+    with pytest.raises(TkdError, match="other settings: encoder"):
+        train_teacher(tiny_data, config, tmp_path / "t")
+    (tmp_path / "tiny.json").write_text(encoder)
+
+    capfd.readouterr()
+    resumed = train_teacher(tiny_data, config, tmp_path / "t")
+    err = capfd.readouterr().err
+    assert "checkpoint-98: half-written, removed" in err and "checkpoint-99: half-written, removed" in err
+    assert "epoch 1 of 6" not in err and "epoch 6 of 6" in err
+    assert train_teacher(tiny_data, config, tmp_path / "u") == resumed
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in "tu")
+    assert ours.keys() == theirs.keys()
+    assert max((ours[key] - theirs[key]).abs().max().item() for key in ours) == 0
+    assert folders(tmp_path) == ["t", "u"]
+
+
+def test_an_existing_teacher_is_replaced_only_by_force_and_by_a_whole_one(tiny_data, config, tmp_path):
+    folder = tiny_folder(tmp_path / "t", "abc")
+    with pytest.raises(TkdError, match=r"already there. Train again with --force"):
+        train_teacher(tiny_data, config, folder)
+    with pytest.raises(TkdError, match="no encoder could be loaded"):
+        train_teacher(tiny_data, dataclasses.replace(config, base="none.json"), folder, force=True)
+    assert load_teacher(str(folder))[1].labels == ("a", "b", "c")
+    train_teacher(tiny_data, dataclasses.replace(config, crops=()), folder, force=True)
+    assert load_teacher(str(folder))[1].labels == tiny_data.info.labels
+
+
+def test_force_never_replaces_what_is_no_teacher(tiny_data, config, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("years of work")
+    for name in ("home", "file", "."):
+        with pytest.raises(TkdError, match="--force replaces only teachers"):
+            train_teacher(tiny_data, config, tmp_path / name, force=True)
+    (tmp_path / "home").rename(tmp_path / "t.partial")
+    for force in (False, True):
+        with pytest.raises(TkdError, match=r"t.partial: in the way, and no interrupted training"):
+            train_teacher(tiny_data, config, tmp_path / "t", force)
+    assert (tmp_path / "t.partial" / "thesis.txt").exists() and (tmp_path / "file").exists()
+
+
+def test_a_wrong_base_leaves_nothing_behind(tiny_data, config, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    for wrong in ({"base": "none.json"}, {"crops": ((0.01, 1),)}):
+        with pytest.raises(TkdError):
+            train_teacher(tiny_data, dataclasses.replace(config, **wrong), tmp_path / "t")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def without(manifest: Manifest, split: str) -> Manifest:
+    return dataclasses.replace(manifest, clips=tuple(clip for clip in manifest.clips if clip.split != split))
+
+
+def with_short_clip(manifest: Manifest) -> Manifest:
+    return dataclasses.replace(manifest, clips=(*manifest.clips, Clip("blip", "train", (0,), 100)))
+
+
+def of_task(manifest: Manifest, task: str) -> Manifest:
+    return dataclasses.replace(manifest, info=dataclasses.replace(manifest.info, task=task))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: without(m, "validation"), "no validation clips"),
+        (lambda m: without(m, "test"), "no test clips"),
+        (with_short_clip, r"1 clips are shorter than one frame of 520 samples: blip \(100\)"),
+        (lambda m: of_task(m, "multi_label"), "task multi_label"),
+    ],
+)
+def test_a_dataset_that_cannot_train_a_teacher_is_refused(tiny_data, config, tmp_path, change, message):
+    with pytest.raises(TkdError, match=message):
+        train_teacher(change(tiny_data), config, tmp_path / "t")
+    assert folders(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        (("--readout", "last"), 2),
+        (("--epochs", "0"), 2),
+        (("--batch-size", "0"), 2),
+        (("--learning-rate", "0"), 2),
+        (("--seed", "-1"), 2),
+        (("--crops", "1:x"), 2),
+        (("--crops", "nan:1"), 1),
+        (("--crops", "0.001:1"), 1),
+        (("--base", "nosuch.json"), 1),
+        (("--data", "nosuch"), 1),
+    ],
+)
+def test_one_wrong_option_is_one_line_and_an_exit_code(tiny_data, tmp_path, option, code):
+    result = command("teacher", "train", "--data", tiny_data.root, "--out", tmp_path / "t", *option)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert ("Usage:" in result.stderr) == (code == 2)
+    assert len([line for line in result.stderr.splitlines() if line.startswith("Error")]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [("teacher", "train"), ("teacher", "evaluate"), ("cache", "build")])
+def test_every_command_has_help_with_an_example_and_defaults_that_are_the_librarys(names):
+    result = command(*names, "--help")
+    assert result.exit_code == 0 and f"Example:\n    tkd {' '.join(names)}" in result.stdout
+    if names == ("teacher", "evaluate"):
+        return
+    stage = tkd.commands[names[0]].commands[names[1]]
+    given = stage.make_context("tkd", ["--data", "d", "--out", "o"]).params
+    defaults = dataclasses.asdict({"train": TeacherConfig(), "build": BuildConfig()}[names[1]])
+    shared = given.keys() & defaults.keys()
+    assert {"bfloat16", "batch_size"} <= shared
+    assert {name: given[name] for name in shared} == {name: defaults[name] for name in shared}
+
+
+def test_evaluate_prints_scores(tiny_data, tmp_path):
+    folder = tiny_folder(tmp_path / "t", tiny_data.info.labels)
+    scores = evaluate_teacher(load_teacher(str(folder))[0], tiny_data, "validation")
+    arguments = ("teacher", "evaluate", "--data", tiny_data.root, "--teacher", folder, "--split", "validation")
+    assert command(*arguments).stdout == (
+        f"validation, 24 clips: accuracy {scores.accuracy:.4f}; attention in event {scores.attention_in_event:.3f} "
+        f"(uniform attention: {scores.uniform_attention_in_event:.3f})\n"
+    )
+    assert json.loads(command(*arguments, "--json").stdout) == dataclasses.asdict(scores)
+    assert command("teacher", "evaluate", "--data", tiny_data.root, "--teacher", "bundle").exit_code == 1
+    assert command("teacher", "evaluate", "--data", tiny_data.root, "--split", "tset").exit_code == 2
+
+
+def test_uniform_attention_is_the_events_share_of_the_frames(tiny_data):
+    teacher = load_teacher("bundled")[0]
+    clips = [clip for clip in tiny_data.split("test") if clip.event_start >= 0]
+    centres = (teacher.min_samples - 1) / 2 + 320 * np.arange(1, teacher.n_frames(32000))
+    shares = [np.mean((centres >= clip.event_start) & (centres < clip.event_stop)) for clip in clips]
+    assert evaluate_teacher(teacher, tiny_data, "test").uniform_attention_in_event == pytest.approx(np.mean(shares))
+
+
+def test_scores_without_known_events_are_valid_json_and_no_warning(tiny_data, tmp_path, recwarn):
+    root = tmp_path / "d"
+    shutil.copytree(tiny_data.root, root)
+    unknown = [dataclasses.replace(clip, event_start=-1, event_stop=-1) for clip in tiny_data.clips]
+    write_manifest(root, tiny_data.info, unknown)
+    printed = command("teacher", "evaluate", "--data", root, "--json").stdout
+    scores = json.loads(printed, parse_constant=pytest.fail)
+    assert scores["attention_in_event"] is None and scores["uniform_attention_in_event"] is None
+    assert command("teacher", "evaluate", "--data", root).stdout.endswith(f"accuracy {scores['accuracy']:.4f}\n")
+    assert not [warning for warning in recwarn if "empty" in str(warning.message)]
+
+
+def test_a_teacher_of_other_labels_cannot_be_scored(tiny_data, tmp_path):
+    result = command("teacher", "evaluate", "--data", tiny_data.root, "--teacher", tiny_folder(tmp_path / "t", "abc"))
+    assert result.exit_code == 1 and "knows a, b, c; dataset" in result.stderr
