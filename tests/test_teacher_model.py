@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
 from pipeline.data.manifest import Clip, DatasetInfo, Manifest
@@ -208,9 +210,12 @@ def test_a_teachers_files_are_as_readable_as_each_other(tmp_path):
     assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
 
 
-def test_loading_a_pretrained_base_says_nothing(tmp_path, capfd):
-    load_base(str(tiny_folder(tmp_path / "t", "abc")), 4, "first_token")
-    assert capfd.readouterr() == ("", "")
+def test_loading_a_pretrained_base_says_nothing(tmp_path):
+    """In a process of its own: transformers logs to the standard error it found when it was imported."""
+    folder = tiny_folder(tmp_path / "t", "abc")
+    code = f"from pipeline.teacher.model import load_base; load_base({str(folder)!r}, 4, 'first_token')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def config_of(folder, **changes):
@@ -225,6 +230,12 @@ def described_as(folder, **changes):
 
 def truncate(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def make_nan(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"][0] = torch.nan
+    save_file(weights, folder / "model.safetensors")
 
 
 DAMAGES = {
@@ -244,6 +255,7 @@ DAMAGES = {
     "other family": (lambda t: config_of(t, model_type="bert"), "model type bert cannot be a teacher.*Known: wav2vec2"),
     "wavlm": (lambda t: config_of(t, model_type="wavlm"), "model type wavlm cannot be a teacher"),
     "adapter": (lambda t: config_of(t, add_adapter=True), "adapter"),
+    "diverged": (make_nan, "damaged teacher .*NaN"),
 }
 
 
@@ -316,5 +328,7 @@ def test_a_teacher_of_other_labels_is_refused(tmp_path):
 
 def test_clips_shorter_than_a_frame_are_counted_and_named(tmp_path):
     require_lengths(manifest_of(tmp_path, "ab", [640]), 640)
-    with pytest.raises(TkdError, match=r"6 clips are shorter than one frame of 640 .*c1 \(639\), .*c5 \(0\), \.\.\."):
+    with pytest.raises(
+        TkdError, match=r"6 clips are shorter than the 640 samples needed: c1 \(639\), .*c5 \(0\), \.\.\."
+    ):
         require_lengths(manifest_of(tmp_path, "ab", [640, 639, 1, 2, 3, 0, 7]), 640)

@@ -28,7 +28,9 @@ from pipeline.teacher.train import TeacherConfig, train_teacher
 
 @pytest.fixture
 def config(tmp_path) -> TeacherConfig:
-    (tmp_path / "tiny.json").write_text(tiny_config(num_hidden_layers=1).to_json_string())
+    """SpecAugment and layer drop are on, as in XLSR's configuration."""
+    encoder = tiny_config(num_hidden_layers=2, mask_time_prob=0.05, layerdrop=0.1)
+    (tmp_path / "tiny.json").write_text(encoder.to_json_string())
     return TeacherConfig(
         base=str(tmp_path / "tiny.json"), crops=((1.0, 1),), epochs=1, batch_size=16, learning_rate=1e-3
     )
@@ -168,11 +170,46 @@ def test_force_never_replaces_what_is_no_teacher(tiny_data, config, tmp_path):
 
 
 def test_a_wrong_base_leaves_nothing_behind(tiny_data, config, tmp_path):
+    (tmp_path / "plain.json").write_text(tiny_config(mask_time_prob=0.0).to_json_string())
     before = sorted(tmp_path.iterdir())
-    for wrong in ({"base": "none.json"}, {"crops": ((0.01, 1),)}):
-        with pytest.raises(TkdError):
-            train_teacher(tiny_data, dataclasses.replace(config, **wrong), tmp_path / "t")
+    for base, seconds, message in (
+        ("none.json", 1.0, "no encoder could be loaded"),
+        (str(tmp_path / "plain.json"), 0.03, r"crops of 0.03 s: training this encoder takes 0.0325 s"),
+        (config.base, 0.2, r"crops of 0.2 s: training this encoder takes 0.2125 s"),  # ten frames
+    ):
+        wrong = dataclasses.replace(config, base=base, crops=((seconds, 1),))
+        with pytest.raises(TkdError, match=message):
+            train_teacher(tiny_data, wrong, tmp_path / "t")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_training_that_diverges_is_an_error_and_no_teacher(tiny_data, config, tmp_path):
+    with pytest.raises(TkdError, match=r"the training diverged: weights are NaN or infinite. Lower --learning-rate"):
+        train_teacher(tiny_data, dataclasses.replace(config, crops=(), learning_rate=1e9), tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_an_out_that_cannot_be_made_is_one_line(tiny_data, config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TkdError, match=r"t.partial: cannot be made \(Not a directory\). Give another --out"):
+        train_teacher(tiny_data, config, tmp_path / "file" / "t")
+
+
+def test_a_full_disk_is_one_line(tiny_data, config, tmp_path):
+    """On a file system of 200 kB, made in a mount namespace that ends with the process."""
+    script = 'mount -t tmpfs -o size=200k tmpfs "$0" && cd "$0" && "$@"'
+    (tmp_path / "small").mkdir()
+    mounted = ["unshare", "-Urm", "sh", "-c", script, str(tmp_path / "small")]
+    if subprocess.run([*mounted, "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    code = "from pipeline.cli.main import tkd; tkd()"
+    arguments = ["teacher", "train", "--data", tiny_data.root, "--base", config.base, "--out", "t", "--epochs", 1]
+    done = subprocess.run(
+        [*mounted, sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith("Error: The disk is full (t.partial). Free some space"), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def without(manifest: Manifest, split: str) -> Manifest:
@@ -192,7 +229,7 @@ def of_task(manifest: Manifest, task: str) -> Manifest:
     [
         (lambda m: without(m, "validation"), "no validation clips"),
         (lambda m: without(m, "test"), "no test clips"),
-        (with_short_clip, r"1 clips are shorter than one frame of 520 samples: blip \(100\)"),
+        (with_short_clip, r"1 clips are shorter than the 3400 samples needed: blip \(100\)"),
         (lambda m: of_task(m, "multi_label"), "task multi_label"),
     ],
 )

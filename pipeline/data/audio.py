@@ -29,8 +29,9 @@ def read_audio(path: Path) -> np.ndarray:
     depend on the machine).
 
     Raises:
-        TkdError: the file is missing, not audio, truncated, empty, at a rate without a small ratio to SAMPLE_RATE, or
-            holds NaN or infinite samples.
+        TkdError: the file is missing, not audio, cut off (seen in WAV, AIFF, FLAC, CAF and much shortened MP3; Ogg is
+            read as far as it goes), empty, at a rate without a simple ratio to SAMPLE_RATE, or holds NaN or infinite
+            samples.
     """
     try:
         with soundfile.SoundFile(path) as file:

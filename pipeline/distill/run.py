@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cache_schema import Cache
@@ -99,7 +99,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file that is there whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata)
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    partial.write_bytes(save(plain, metadata))  # safetensors' own save_file hides the errno of a full disk
     os.replace(partial, path)
 
 

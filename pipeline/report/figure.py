@@ -17,12 +17,13 @@ from pipeline.distill.run import Run
 from pipeline.frames import FrameGrid, student_grid, teacher_grid, without_first
 
 _N_CLIPS = 3
+_EVENT = "tab:green"
 
 
 def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
     """Draws `file` (PNG): for each of three test clips its spectrogram, the keyword, and everyone's frame weights.
 
-    The clips are the first test clip of each of the first three labels that have events: a rule, not a choice.
+    The clips are the first test clip of each of the last three labels that have events: a rule, not a choice.
 
     Args:
         cache: The cache the runs were trained from.
@@ -48,15 +49,15 @@ def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
             name = f"{run.metrics['student']}, kd_weight {run.metrics['kd_weight']:g}"
             _line(bottom, weights, student_grid(cache.metadata, run.student), rate, label=name)
         start, stop = int(clip.event_start) / rate, int(clip.event_stop) / rate
+        bottom.axvspan(start, stop, facecolor=_EVENT, alpha=0.15, edgecolor="none")
         for axis in (top, bottom):
-            axis.axvspan(start, stop, facecolor="tab:orange", alpha=0.15, edgecolor="none")
-            axis.axvline(start, color="tab:orange", linewidth=1)
-            axis.axvline(stop, color="tab:orange", linewidth=1)
+            axis.axvline(start, color=_EVENT, linewidth=1.5)
+            axis.axvline(stop, color=_EVENT, linewidth=1.5)
         bottom.set_xlabel("time (s)")
     axes[0, 0].set_ylabel("mel band")
     axes[1, 0].set_ylabel("weight per second (1/s)")
     handles, names = axes[1, 0].get_legend_handles_labels()
-    figure.legend([*handles, plt.Rectangle((0, 0), 1, 1, facecolor="tab:orange", alpha=0.3)], [*names, "keyword"],
+    figure.legend([*handles, plt.Rectangle((0, 0), 1, 1, facecolor=_EVENT, alpha=0.3)], [*names, "keyword"],
                   loc="outside lower center", ncols=len(names) + 1)  # fmt: skip
     figure.savefig(file, dpi=120)
     plt.close(figure)

@@ -1,0 +1,152 @@
+"""The command line: help everywhere, clear one-line errors, exit codes, and a README that shows what there is."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cache_schema import open_cache
+from pipeline.cli.main import tkd
+from pipeline.distill.run import TrainConfig
+from pipeline.distill.train import train
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def run(*arguments):
+    return CliRunner().invoke(tkd, [str(argument) for argument in arguments])
+
+
+def commands(group=tkd, path=()):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tiny_cache, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    train(open_cache(tiny_cache), TrainConfig(student="tc_resnet", epochs=1), out)
+    return out
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_every_command_has_help_with_an_example_and_stands_in_the_readme(path):
+    shown = run(*path, "--help")
+    assert shown.exit_code == 0
+    assert re.search(r"Examples?:\n", shown.output)
+    assert f"tkd {' '.join(path)}" in README
+
+
+def test_every_make_target_is_listed_and_every_one_the_readme_shows_exists():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert targets == set(re.findall(r"^  make ([a-z-]+)", listed, re.M))
+    assert set(re.findall(r"^make ([a-z-]+)", README, re.M)) <= targets
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "--cache", "x.zarr", "--student", "tc_resne"], "no such student: tc_resne. Did you mean tc_resnet?"),
+        (
+            ["data", "prepare", "mimi", "--out", "d"],
+            "no such dataset: mimi. Did you mean mini? Known: folder, mini, synth.",
+        ),
+        (["data", "prepare", "folder", "--out", "d"], "folder needs --root DIR"),
+        (
+            ["cache", "build", "--data", "d", "--out", "c.zarr", "--keep", "head"],
+            "no such choice: head. Did you mean heads?",
+        ),
+        (["train", "--student", "crnn"], "Missing option '--cache'"),
+        (["train", "--cache", "x.zarr", "--kd-weight", "much"], "'much' is not a valid float"),
+        (["teacher", "train", "--data", "d", "--out", "t", "--crops", "1.25-8"], "is not seconds:epochs"),
+    ],
+)
+def test_a_wrong_option_is_answered_with_the_usage_and_exit_code_2(arguments, expected):
+    shown = run(*arguments)
+    assert shown.exit_code == 2
+    assert shown.output.startswith("Usage:")
+    assert expected in " ".join(shown.output.split())
+
+
+def test_failures_are_one_line_and_exit_code_1(tmp_path, tiny_cache, tiny_data, tiny_run):
+    (tmp_path / "notes.txt").write_text("not a cache")
+    newer = tmp_path / "newer.zarr"
+    newer.mkdir()
+    attributes = json.loads((tiny_cache / "zarr.json").read_text())
+    attributes["attributes"]["tkd_cache"]["format_version"] = 7
+    (newer / "zarr.json").write_text(json.dumps(attributes))
+    typo = tiny_cache.with_name("tinny.zarr")
+    failures = {
+        "tiny.zarr": ["train", "--cache", typo],
+        "notes.txt": ["train", "--cache", tmp_path / "notes.txt"],
+        "version 7": ["train", "--cache", newer],
+        "already there": ["cache", "build", "--data", tiny_data.root, "--out", tiny_cache],
+        "no such dataset folder": ["cache", "build", "--data", tmp_path / "nothing", "--out", tmp_path / "c.zarr"],
+        "ends in .zarr": ["cache", "build", "--data", tiny_data.root, "--out", tmp_path / "cache"],
+        "no such teacher": ["cache", "build", "--data", tiny_data.root, "--teacher", "t", "--out", tmp_path / "c.zarr"],
+        "kd_weight": ["train", "--cache", tiny_cache, "--kd-weight", "1.5"],
+        "a complete run": ["train", "--cache", tiny_cache, "--out", tiny_run],
+        "no run here": ["evaluate", tmp_path],
+        "no complete runs": ["report", tmp_path],
+    }
+    for expected, arguments in failures.items():
+        shown = run(*arguments)
+        assert shown.exit_code == 1, (arguments, shown.output)
+        lines = shown.output.strip().splitlines()
+        assert len(lines) == 1, shown.output
+        assert lines[0].startswith("Error: ")
+        assert expected in lines[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["newer.zarr", "notes.txt"]
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path, tiny_run):
+    program = "import sys; sys.modules['matplotlib'] = None; from pipeline.cli.main import tkd; tkd()"
+    done = subprocess.run([sys.executable, "-c", program, "report", str(tiny_run)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("Install it with: pip install 'tkd[report]'")
+
+
+def test_a_full_disk_is_one_line(tiny_cache, tmp_path):
+    """The student is trained into a file system of 200 kB."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        shown = run("train", "--cache", tiny_cache, "--student", "tc_resnet", "--epochs", "1", "--out", small / "run")
+        assert shown.exit_code == 1, shown.output
+        assert "The disk is full" in shown.output.strip().splitlines()[-1]
+        assert not (small / "run" / "metrics.json").exists()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_run_is_scored_again_and_reported(tiny_run, tmp_path):
+    metrics = json.loads((tiny_run / "metrics.json").read_text())
+    scored = run("evaluate", tiny_run, "--json")
+    assert json.loads(scored.stdout)["accuracy"] == metrics["test"]
+    reported = run("report", tiny_run, "--out", tmp_path)
+    assert reported.exit_code == 0, reported.output
+    assert f"{metrics['test']:.4f}" in reported.stdout
+    assert "never" in reported.stdout or metrics["teacher"]["imported"]
+    assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "table.md").read_text().startswith("| model")
+
+
+def test_cache_info_and_validate_speak_of_the_cache(tiny_cache):
+    described = json.loads(run("cache", "info", tiny_cache, "--json").stdout)
+    assert described["complete"] is True
+    shown = run("cache", "info", tiny_cache).stdout
+    assert described["cache_id"] in shown
+    assert all(name in shown for name in described["arrays"])
+    assert run("cache", "validate", tiny_cache).stdout.endswith("no faults\n")
