@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,19 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_looks_complete(tmp_path
             assert soundfile.info(path).frames == len(soundfile.read(path)[0]) > 0
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_two_at_once_the_second_gives_way(tmp_path):
+    """The first preparation finishes undisturbed; the second says why it did not start."""
+    command = [sys.executable, "-m", "pipeline.cli.main", "data", "prepare", "mini", "--out", str(tmp_path / "mini")]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "mini.partial").exists():
+            time.sleep(0.02)
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert second.returncode == 1
+        assert second.stderr.endswith("another tkd is writing it. Wait for that one, or give another --out.\n")
+        assert (tmp_path / "mini.partial").exists()
+    finally:
+        first.kill()
+        first.wait()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.data.manifest import Clip, DatasetInfo, Manifest, read_manifest, write_manifest
 from pipeline.errors import TkdError
+from pipeline.lock import only_one
 
 
 def prepare(
@@ -33,6 +34,11 @@ def prepare(
                 f"{out}: holds a dataset of another recipe. Prepare again with --force, or give another --out."
             )
         return there
+    with only_one(out):
+        return _make(out, recipe, make, force)
+
+
+def _make(out: Path, recipe: dict, make: Callable[[Path], tuple[DatasetInfo, list[Clip]]], force: bool) -> Manifest:
     work = out.with_name(out.name + ".partial")
     note = work / "recipe.json"
     try:

@@ -51,10 +51,13 @@ def voices_by_split() -> dict[str, list[str]]:
 
 
 def say(voice: str, utterances: list[espeak.Utterance]) -> list[np.ndarray]:
-    """Returns float32 (n_samples,) at 16 kHz for each utterance, untrimmed."""
+    """Returns float64 (n_samples,) at 16 kHz for each utterance, untrimmed.
+
+    Resampled in float64: what lands in a 16-bit file then does not depend on the machine's rounding.
+    """
     spoken = []
     for pcm in espeak.speak(voice, utterances):
-        waveform = torch.from_numpy(np.frombuffer(pcm, "<i2").astype(np.float32) / 32768)
+        waveform = torch.from_numpy(np.frombuffer(pcm, "<i2").astype(np.float64) / 32768)
         spoken.append(torchaudio.functional.resample(waveform, espeak.SAMPLE_RATE, SAMPLE_RATE).numpy())
     return spoken
 

@@ -21,6 +21,7 @@ from pipeline.distill.run import TrainConfig, begin_run, is_complete, read_run, 
 from pipeline.distill.score import score, target_weights
 from pipeline.errors import TkdError
 from pipeline.frames import FrameGrid, share_in_event, student_grid, teacher_grid, without_first
+from pipeline.lock import only_one
 from pipeline.progress import Progress, say
 from students import StudentOutput, build_student, count_parameters
 
@@ -34,9 +35,12 @@ def train(cache: Cache, config: TrainConfig, out: Path, resume: bool = False, fo
         TkdError: `out` is taken, the cache cannot be trained on, or the loss is not finite.
         CacheError: the cache is damaged.
     """
-    begin_run(out, {**dataclasses.asdict(config), **describe(cache)}, resume, force)
-    if is_complete(out):
-        return read_run(out).metrics
+    with only_one(out):
+        begin_run(out, {**dataclasses.asdict(config), **describe(cache)}, resume, force)
+        return read_run(out).metrics if is_complete(out) else _train(cache, config, out)
+
+
+def _train(cache: Cache, config: TrainConfig, out: Path) -> dict[str, Any]:
     splits = load_splits(cache)
 
     set_seed(config.seed)
