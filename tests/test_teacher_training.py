@@ -85,6 +85,10 @@ def test_a_pretrained_base_with_mean_readout_saved_as_float16(tiny_data, config,
     assert load_teacher(str(tmp_path / "t"))[0].readout == "mean"
 
 
+def epochs_in(log):
+    return [line for line in log.splitlines() if line.startswith("epoch ")]
+
+
 def killed_when(file, *arguments):
     """Runs `tkd` in a process of its own and kills it as soon as `file` is there."""
     code = "from pipeline.cli.main import tkd; tkd()"
@@ -138,6 +142,9 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tiny_data, con
     assert "checkpoint-98: half-written, removed" in err and "checkpoint-99: half-written, removed" in err
     assert "epoch 1 of 6" not in err and "epoch 6 of 6" in err
     assert train_teacher(tiny_data, config, tmp_path / "u") == resumed
+    # The best epoch may lie before the kill, so the losses of those after it are compared too.
+    after, throughout = epochs_in(err), epochs_in(capfd.readouterr().err)
+    assert len(throughout) == 6 and after == throughout[-len(after) :]
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in "tu")
     assert ours.keys() == theirs.keys()
     assert max((ours[key] - theirs[key]).abs().max().item() for key in ours) == 0
@@ -183,6 +190,14 @@ def test_a_wrong_base_leaves_nothing_behind(tiny_data, config, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("model_type", ["data2vec-audio", "hubert"])
+def test_other_encoders_of_the_family_train(tiny_data, config, tmp_path, model_type):
+    (tmp_path / "other.json").write_text(tiny_config(model_type, num_hidden_layers=1).to_json_string())
+    config = dataclasses.replace(config, base=str(tmp_path / "other.json"), crops=())
+    train_teacher(tiny_data, config, tmp_path / "t")
+    assert load_teacher(str(tmp_path / "t"))[0].encoder.config.model_type == model_type
+
+
 def test_a_training_that_diverges_is_an_error_and_no_teacher(tiny_data, config, tmp_path):
     with pytest.raises(TkdError, match=r"the training diverged: weights are NaN or infinite. Lower --learning-rate"):
         train_teacher(tiny_data, dataclasses.replace(config, crops=(), learning_rate=1e9), tmp_path / "t")
@@ -191,7 +206,7 @@ def test_a_training_that_diverges_is_an_error_and_no_teacher(tiny_data, config, 
 
 def test_an_out_that_cannot_be_made_is_one_line(tiny_data, config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(TkdError, match=r"t.partial: cannot be made \(Not a directory\). Give another --out"):
+    with pytest.raises(TkdError, match=r"t: cannot be written \((Not a directory|File exists)\). Give another --out"):
         train_teacher(tiny_data, config, tmp_path / "file" / "t")
 
 

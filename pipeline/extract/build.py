@@ -15,6 +15,7 @@ from pipeline.data.manifest import SPLITS, Clip, Manifest
 from pipeline.errors import TkdError
 from pipeline.extract.attention import pool_attention
 from pipeline.extract.features import LogMel, LogMelConfig
+from pipeline.lock import only_one
 from pipeline.progress import Progress
 from pipeline.teacher.clips import collate
 from pipeline.teacher.model import Teacher, TeacherInfo, load_teacher, require_labels, require_lengths
@@ -46,8 +47,16 @@ def build_cache(manifest: Manifest, teacher_name: str, out: Path, config: BuildC
     require_lengths(manifest, max(teacher.min_samples, log_mel.config.win_length))
     layout = _layout(manifest, teacher, log_mel.config, config)
     metadata = _metadata(manifest, teacher, info, weights_sha256, log_mel.config, config)
-    create_cache(out, layout, _rows(manifest, teacher, log_mel.config), metadata, force)
+    with only_one(out):
+        create_cache(out, layout, _rows(manifest, teacher, log_mel.config), metadata, force)
+        _fill(manifest, teacher, out, layout, log_mel, config)
+        return finalise(out)
 
+
+def _fill(
+    manifest: Manifest, teacher: Teacher, out: Path, layout: Layout, log_mel: LogMel, config: BuildConfig
+) -> None:
+    """Writes the partitions that are still missing."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     teacher.to(device)
     pending = pending_partitions(out)
@@ -57,7 +66,6 @@ def build_cache(manifest: Manifest, teacher_name: str, out: Path, config: BuildC
             write_partition(
                 out, index, _run(manifest, _clips(manifest, out, index), teacher, layout, log_mel, config, progress)
             )
-    return finalise(out)
 
 
 def _clips(manifest: Manifest, out: Path, index: int) -> tuple[Clip, ...]:

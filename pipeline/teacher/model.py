@@ -265,11 +265,10 @@ def _reason(error: Exception) -> str:
 def _quiet_loading() -> Iterator[None]:
     """transformers' table of unused tensors is kept out of the log, and its bar off what is no terminal."""
     log = logging.getLogger("transformers.modeling_utils")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    log.disabled = True  # not its level: from WARNING up it makes the library say more
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
-        log.setLevel(level)
+        log.disabled = False

@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from pipeline.data.manifest import SAMPLE_RATE, Manifest
 from pipeline.errors import TkdError
+from pipeline.lock import only_one
 from pipeline.progress import Progress, say
 from pipeline.teacher.clips import TrainingClips, WholeClips, collate
 from pipeline.teacher.model import READOUTS, Teacher, TeacherInfo, all_finite, load_base, require_lengths, save_teacher
@@ -99,8 +100,9 @@ def train_teacher(manifest: Manifest, config: TeacherConfig, out: Path, force: b
             is thrown away. One with the same settings goes on, forced or not.
 
     Raises:
-        TkdError: `out` exists, an interrupted training had other settings, the base cannot be loaded, or the dataset
-            does not suit a teacher.
+        TkdError: `out` exists, an interrupted training had other settings, the base cannot be loaded, the dataset does
+            not suit a teacher, or the training diverged.
+        OSError: the disk is full.
     """
     if manifest.info.task != "single_label":
         raise TkdError(f"{manifest.root}: task {manifest.info.task}; teachers are trained on single_label datasets.")
@@ -121,9 +123,13 @@ def train_teacher(manifest: Manifest, config: TeacherConfig, out: Path, force: b
             raise TkdError(
                 f"crops of {seconds:g} s: training this encoder takes {shortest / SAMPLE_RATE:g} s. Give longer ones."
             )
+    with only_one(out):
+        return _train(manifest, config, teacher, out, force)
+
+
+def _train(manifest: Manifest, config: TeacherConfig, teacher: Teacher, out: Path, force: bool) -> TeacherInfo:
     work = out.with_name(out.name + ".partial")
     _claim(work, _settings(manifest, config, teacher), force)
-
     clips = TrainingClips(manifest, config.seed, config.remix)
     trainer = _trainer(teacher, clips, WholeClips(manifest, manifest.split("validation")), config, work)
     _drop_broken_checkpoints(work)
@@ -161,8 +167,8 @@ def train_teacher(manifest: Manifest, config: TeacherConfig, out: Path, force: b
 def _shortest(teacher: Teacher) -> int:
     """Returns how many samples a training clip needs: one frame, or one mask where SpecAugment is on."""
     encoder = teacher.encoder.config
-    masked = encoder.mask_time_length if encoder.apply_spec_augment and encoder.mask_time_prob > 0 else 1
-    return teacher.min_samples + (masked - 1) * teacher.hop_length
+    masks = getattr(encoder, "apply_spec_augment", True) and encoder.mask_time_prob > 0  # as transformers asks
+    return teacher.min_samples + (encoder.mask_time_length - 1 if masks else 0) * teacher.hop_length
 
 
 def _trainer(
@@ -234,10 +240,7 @@ def _claim(work: Path, settings: dict, force: bool) -> None:
             )
         if differing:
             shutil.rmtree(work)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TkdError(f"{work}: cannot be made ({error.strerror}). Give another --out.") from error
+    work.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(settings), encoding="utf-8")
 
 
