@@ -8,6 +8,8 @@ TEACHER ?= bundled
 STUDENT ?= crnn
 KD_WEIGHT ?= 0.25
 SEED ?= 0
+# Mixed precision where the processor has instructions for it.
+BFLOAT16 := $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo --bfloat16)
 NAME := $(DATASET)$(if $(LENGTH),-$(LENGTH)s)
 CACHE := caches/$(NAME).zarr
 
@@ -25,8 +27,8 @@ setup: .venv/.done  ## make the virtual environment (a step of every target that
 	touch $@
 
 demo: setup $(CACHE)  ## data, teacher's cache, a CRNN without and with distillation: a table and a picture
-	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0 --bfloat16 --out runs/demo/crnn-kd0 --resume
-	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0.25 --bfloat16 --out runs/demo/crnn-kd0.25 --resume
+	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0 $(BFLOAT16) --out runs/demo/crnn-kd0 --resume
+	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0.25 $(BFLOAT16) --out runs/demo/crnn-kd0.25 --resume
 	$(BIN)/tkd report runs/demo
 
 teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini LENGTH= TEACHER=bundled
@@ -37,7 +39,7 @@ $(CACHE): | setup
 	$(BIN)/tkd cache build --data data/$(NAME) --teacher $(TEACHER) --out $@
 
 train: setup $(CACHE)  ## stage two: DATASET=mini STUDENT=crnn KD_WEIGHT=0.25 SEED=0
-	$(BIN)/tkd-train --cache $(CACHE) --student $(STUDENT) --kd-weight $(KD_WEIGHT) --seed $(SEED) --resume
+	$(BIN)/tkd-train --cache $(CACHE) --student $(STUDENT) --kd-weight $(KD_WEIGHT) --seed $(SEED) $(BFLOAT16) --resume
 
 teacher: setup  ## train the bundled teacher again (about an hour of one core)
 	$(BIN)/tkd data prepare synth --clips 16000 600 600 --seed 1 --out data/teacher

@@ -12,9 +12,9 @@ from statistics import median
 import torch
 from torch import nn
 
+from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Clips
 from pipeline.distill.losses import combined_loss
-from pipeline.distill.run import TrainConfig
 from pipeline.distill.train import loss_terms
 from pipeline.extract.attention import pool_attention
 from pipeline.extract.features import LogMelConfig

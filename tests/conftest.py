@@ -12,7 +12,8 @@ import torch
 from pipeline.data.manifest import Manifest
 from pipeline.data.prepare import prepare
 from pipeline.data.synth import SynthConfig, make_synth
-from pipeline.extract.build import BuildConfig, build_cache
+from pipeline.extract.build import build_cache
+from pipeline.extract.config import BuildConfig
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from cache_schema import open_cache
 from pipeline.cli.main import tkd
-from pipeline.distill.run import TrainConfig
+from pipeline.distill.config import TrainConfig
 from pipeline.distill.train import train
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,8 @@ from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import Clip, DatasetInfo, Manifest, read_manifest, write_manifest
 from pipeline.errors import TkdError
 from pipeline.extract.attention import pool_attention
-from pipeline.extract.build import BuildConfig, build_cache
+from pipeline.extract.build import build_cache
+from pipeline.extract.config import BuildConfig
 from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.teacher.clips import collate
 from pipeline.teacher.model import load_teacher

@@ -20,10 +20,11 @@ from transformers import AutoFeatureExtractor, AutoModel
 from pipeline.cli.main import tkd
 from pipeline.data.manifest import Clip, Manifest, write_manifest
 from pipeline.errors import TkdError
-from pipeline.extract.build import BuildConfig
+from pipeline.extract.config import BuildConfig
+from pipeline.teacher.config import TeacherConfig
 from pipeline.teacher.evaluate import evaluate_teacher
 from pipeline.teacher.model import load_teacher
-from pipeline.teacher.train import TeacherConfig, train_teacher
+from pipeline.teacher.train import train_teacher
 
 
 @pytest.fixture

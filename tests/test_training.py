@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cache_schema import Layout, create_cache, finalise, open_cache, write_partition
+from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import load_splits
-from pipeline.distill.run import TrainConfig, read_run
+from pipeline.distill.run import read_run
 from pipeline.distill.score import score
 from pipeline.distill.train import learning_rate, train
 from pipeline.errors import TkdError

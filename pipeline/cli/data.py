@@ -27,7 +27,7 @@ def data() -> None:
 @click.option(
     "--snr", type=float, nargs=2, metavar="LO HI", help="synth: range of signal-to-noise ratios in dB. [0 15]"
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Everything random is drawn from it.")
+@click.option("--seed", type=int, default=0, help="Everything random is drawn from it.")
 @click.option("--strict", is_flag=True, help="folder: stop if a recording cannot be used, instead of leaving it out.")
 @click.option("--force", is_flag=True, help="Make it again, from nothing.")
 @click.pass_context

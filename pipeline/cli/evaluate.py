@@ -11,9 +11,7 @@ from pipeline.cli.options import ChoiceWithHint
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--cache", "cache_path", type=click.Path(path_type=Path), help="Cache to score on.  [default: the run's]")
-@click.option(
-    "--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test", show_default=True
-)
+@click.option("--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate_command(run, cache_path, split, as_json) -> None:
     """Score the student of a complete RUN on a split of a cache.

@@ -45,11 +45,13 @@ class _Group(click.Group):
                 f"{error.name} is not installed; this command needs it. Install it with: pip install 'tkd[{extra}]'"
             ) from error
         except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                where = f" ({error.filename})" if error.filename else ""
                 raise click.ClickException(
                     f"The disk is full{where}. Free some space and run the same command again: it goes on from there."
                 ) from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG):
+                raise click.ClickException(f"{error.strerror}{where}. Mend that, or give another path.") from error
             raise
 
 
@@ -58,7 +60,9 @@ def tkd_train() -> None:
     tkd(["train", *sys.argv[1:]], prog_name="tkd")
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+)
 @click.version_option(package_name="tkd")
 def tkd() -> None:
     """Temporal knowledge distillation: run a big audio teacher once, keep where it looked, train tiny students."""

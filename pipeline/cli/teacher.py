@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import ChoiceWithHint, Crops
+from pipeline.teacher.config import READOUTS, TeacherConfig
 
 
 @click.group()
@@ -18,25 +19,39 @@ def teacher() -> None:
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Prepared dataset.")
 @click.option(
     "--base",
-    default="bundled",
-    show_default=True,
+    default=TeacherConfig.base,
     help="Encoder to start from: bundled, small (the same, from scratch), a config.json (from scratch), a folder or a "
     "Hugging Face model name of the wav2vec 2.0 family.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Teacher folder to write.")
+@click.option("--readout", type=ChoiceWithHint(READOUTS, "readout"), default=TeacherConfig.readout)
 @click.option(
-    "--readout", type=ChoiceWithHint(("first_token", "mean"), "readout"), default="first_token", show_default=True
+    "--crops",
+    type=Crops(),
+    default=TeacherConfig.crops,
+    help="First, epochs on crops, as in 1.25:8,2:4.",
 )
-@click.option("--crops", type=Crops(), default=(), help="Epochs on crops around the event first, as in 1.25:8,2:4.")
-@click.option("--epochs", type=click.IntRange(min=1), default=5, show_default=True, help="Epochs of whole clips.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True), default=3e-5, show_default=True, help="Its peak."
+    "--epochs",
+    type=click.IntRange(min=1),
+    default=TeacherConfig.epochs,
+    help="Epochs of whole clips.",
 )
-@click.option("--remix/--no-remix", default=True, help="Mix speech and noise afresh for every epoch.  [default: remix]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=TeacherConfig.batch_size)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=TeacherConfig.learning_rate,
+    help="Its peak.",
+)
+@click.option(
+    "--remix/--no-remix",
+    default=TeacherConfig.remix,
+    help="Mix speech and noise afresh for every epoch.",
+)
 @click.option("--bfloat16", is_flag=True, help="Mixed precision.")
 @click.option("--half", is_flag=True, help="Save the weights as float16.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=TeacherConfig.seed)
 @click.option(
     "--force", is_flag=True, help="Replace the teacher at --out, and an interrupted training of other settings."
 )
@@ -48,20 +63,16 @@ def train_command(data, out, force, **settings) -> None:
       tkd teacher train --data data/mine --out teachers/mine
     """
     from pipeline.data.manifest import read_manifest
-    from pipeline.teacher.train import TeacherConfig, train_teacher
+    from pipeline.teacher.train import train_teacher
 
     info = train_teacher(read_manifest(data), TeacherConfig(**settings), out, force)
     click.echo(f"{out}: accuracy {info.validation:.4f} validation, {info.test:.4f} test")
 
 
 @teacher.command("evaluate")
-@click.option(
-    "--teacher", "name", default="bundled", show_default=True, help="Teacher folder; bundled: the built-in one."
-)
+@click.option("--teacher", "name", default="bundled", help="Teacher folder; bundled: the built-in one.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Prepared dataset.")
-@click.option(
-    "--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test", show_default=True
-)
+@click.option("--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate_command(name, data, split, as_json) -> None:
     """Score a teacher: accuracy, and the share of its attention inside the events.

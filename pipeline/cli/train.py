@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import ChoiceWithHint
+from pipeline.distill.config import FIRST_FRAME, TrainConfig
 
 
 def _students():
@@ -14,22 +15,21 @@ def _students():
     return STUDENTS
 
 
-@click.command("train", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command("train")
 @click.option("--cache", "cache_path", type=click.Path(path_type=Path), required=True, help="Cache to train from.")
-@click.option("--student", type=ChoiceWithHint(_students, "student"), default="crnn", show_default=True)
-@click.option("--kd-weight", type=float, default=0.25, show_default=True, help="Weight of the teacher; 0: none.")
+@click.option("--student", type=ChoiceWithHint(_students, "student"), default=TrainConfig.student)
+@click.option("--kd-weight", type=float, default=TrainConfig.kd_weight, help="Weight of the teacher; 0: none.")
 @click.option(
     "--first-frame",
-    type=ChoiceWithHint(("drop", "keep"), "choice"),
-    default="drop",
-    show_default=True,
+    type=ChoiceWithHint(FIRST_FRAME, "choice"),
+    default=TrainConfig.first_frame,
     help="The rollout's first entry, the readout token's own place.",
 )
-@click.option("--epochs", type=int, default=10, show_default=True)
-@click.option("--batch-size", type=int, default=64, show_default=True)
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
+@click.option("--epochs", type=int, default=TrainConfig.epochs)
+@click.option("--batch-size", type=int, default=TrainConfig.batch_size)
+@click.option("--learning-rate", type=float, default=TrainConfig.learning_rate)
 @click.option("--bfloat16", is_flag=True, help="Mixed precision: about twice as fast on CPUs that have it.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=TrainConfig.seed)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/DATASET-STUDENT-kdW-seedN]"
 )
@@ -44,7 +44,6 @@ def train_command(cache_path, out, resume, force, as_json, **settings) -> None:
       tkd-train --cache caches/mini.zarr --student crnn --kd-weight 0.25
     """
     from cache_schema import open_cache
-    from pipeline.distill.run import TrainConfig
     from pipeline.distill.train import train
 
     config = TrainConfig(**settings)

@@ -22,30 +22,6 @@ from students import Student, build_student
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How a student is trained."""
-
-    student: str = "crnn"
-    kd_weight: float = 0.25  # lambda of arXiv 2110.14131; 0 trains without the teacher
-    first_frame: str = "drop"  # of the rollout: the readout's own place, kept by the residual; drop or keep
-    epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 1e-3  # peak; AdamW, one warm-up epoch, then cosine to a hundredth
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    bfloat16: bool = False  # autocast
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.kd_weight < 1:
-            raise TkdError(f"kd_weight {self.kd_weight}: expected 0 <= kd_weight < 1, as in (1 - w) * task + w * KL.")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise TkdError(f"epochs {self.epochs}, batch_size {self.batch_size}: both are at least 1.")
-        if self.first_frame not in ("drop", "keep"):
-            raise TkdError(f"first_frame {self.first_frame}: expected drop or keep.")
-
-
-@dataclass(frozen=True)
 class Run:
     """A complete run, read back."""
 

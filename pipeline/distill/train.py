@@ -15,9 +15,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema import Cache
 from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
+from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.losses import combined_loss, student_attention, temporal_kd_loss
-from pipeline.distill.run import TrainConfig, begin_run, is_complete, read_run, write_json, write_tensors
+from pipeline.distill.run import begin_run, is_complete, read_run, write_json, write_tensors
 from pipeline.distill.score import score, target_weights
 from pipeline.errors import TkdError
 from pipeline.frames import FrameGrid, share_in_event, student_grid, teacher_grid, without_first

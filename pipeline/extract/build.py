@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +13,12 @@ from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import SPLITS, Clip, Manifest
 from pipeline.errors import TkdError
 from pipeline.extract.attention import pool_attention
+from pipeline.extract.config import BuildConfig
 from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.lock import only_one
 from pipeline.progress import Progress
 from pipeline.teacher.clips import collate
 from pipeline.teacher.model import Teacher, TeacherInfo, load_teacher, require_labels, require_lengths
-
-KEEPS = ("rollout", "layers", "heads")
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """How a cache is built. Only `keep` and `bfloat16` change what is in it."""
-
-    keep: str = "heads"  # attention kept beside the rollout
-    batch_size: int = 16  # clips in one forward pass
-    bfloat16: bool = False  # the teacher's arithmetic
 
 
 def build_cache(manifest: Manifest, teacher_name: str, out: Path, config: BuildConfig, force: bool = False) -> str:

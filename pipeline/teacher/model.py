@@ -26,10 +26,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from pipeline.data.manifest import SAMPLE_RATE, Manifest
 from pipeline.errors import TkdError, nearest
+from pipeline.teacher.config import READOUTS
 
 # Not wavlm: what transformers gives as its attentions is their mean over heads, repeated for every head.
 FAMILY = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat")
-READOUTS = ("first_token", "mean")
 BUNDLED = Path(__file__).parent / "bundled"
 SMALL_CONFIG = Path(__file__).parent / "small.json"
 # What reading a damaged folder raises, by its library.

@@ -5,11 +5,9 @@ import dataclasses
 import errno
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,31 +21,8 @@ from pipeline.errors import TkdError
 from pipeline.lock import only_one
 from pipeline.progress import Progress, say
 from pipeline.teacher.clips import TrainingClips, WholeClips, collate
-from pipeline.teacher.model import READOUTS, Teacher, TeacherInfo, all_finite, load_base, require_lengths, save_teacher
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """How a teacher is trained. `crops` come first: (seconds, epochs) each; then `epochs` of whole clips."""
-
-    base: str = "bundled"
-    readout: str = "first_token"
-    crops: tuple[tuple[float, int], ...] = ()
-    epochs: int = 5
-    batch_size: int = 32
-    learning_rate: float = 3e-5
-    warmup: float = 0.1  # share of all steps
-    weight_decay: float = 0.01
-    remix: bool = True  # mix speech and noise afresh for every epoch
-    bfloat16: bool = False
-    half: bool = False  # save the weights as float16
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.readout not in READOUTS:
-            raise TkdError(f"readout {self.readout}: no such readout. Known: {', '.join(READOUTS)}.")
-        if self.epochs < 1 or not all(0 < seconds < math.inf and epochs >= 1 for seconds, epochs in self.crops):
-            raise TkdError(f"epochs {self.epochs}, crops {self.crops}: lengths and numbers of epochs are positive.")
+from pipeline.teacher.config import TeacherConfig
+from pipeline.teacher.model import Teacher, TeacherInfo, all_finite, load_base, require_lengths, save_teacher
 
 
 class _Curriculum(TrainerCallback):
