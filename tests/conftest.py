@@ -15,9 +15,14 @@ from pipeline.data.synth import SynthConfig, make_synth
 from pipeline.extract.build import build_cache
 from pipeline.extract.config import BuildConfig
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # for tensors this small, threads that wait for each other cost more than the sums
 
 TINY = SynthConfig(name="tiny", clips=(48, 24, 24), length_seconds=2.0, noise_recordings=(1, 1, 1), seed=3)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

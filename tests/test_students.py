@@ -1,6 +1,5 @@
 """What being a student means, for every student in the registry."""
 
-from collections.abc import Iterator
 from copy import deepcopy
 
 import pytest
@@ -14,20 +13,6 @@ N_CLASSES = 12
 N_MELS = 40
 
 every_student = pytest.mark.parametrize("name", list(STUDENTS))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """For tensors this small, threads waiting for each other on a busy machine cost more than the sums."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
-@pytest.fixture(autouse=True)
-def _fixed_seed() -> None:
-    torch.manual_seed(0)
 
 
 def log_mel(batch: int, n_frames: int) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """The students against second routes: equations restated, other libraries, planted impulses."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,20 +13,6 @@ from students import STUDENTS, Mfcc, Student, build_student
 from students.lstm_p import PeepholeLstm
 
 N_MELS = 40
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """For tensors this small, threads waiting for each other on a busy machine cost more than the sums."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
-@pytest.fixture(autouse=True)
-def _fixed_seed() -> None:
-    torch.manual_seed(0)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

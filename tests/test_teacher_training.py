@@ -21,8 +21,8 @@ from pipeline.cli.main import tkd
 from pipeline.data.manifest import Clip, Manifest, write_manifest
 from pipeline.errors import TkdError
 from pipeline.extract.config import BuildConfig
+from pipeline.extract.evaluate import evaluate_teacher
 from pipeline.teacher.config import TeacherConfig
-from pipeline.teacher.evaluate import evaluate_teacher
 from pipeline.teacher.model import load_teacher
 from pipeline.teacher.train import train_teacher
 

@@ -82,7 +82,7 @@ def evaluate_command(name, data, split, as_json) -> None:
       tkd teacher evaluate --data data/mini
     """
     from pipeline.data.manifest import read_manifest
-    from pipeline.teacher.evaluate import evaluate_teacher
+    from pipeline.extract.evaluate import evaluate_teacher
     from pipeline.teacher.model import load_teacher, require_labels
 
     manifest, (loaded, info, _) = read_manifest(data), load_teacher(name)
