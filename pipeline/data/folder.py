@@ -50,7 +50,7 @@ class FolderConfig:
         listing = [f"{path.relative_to(_root(self))} {path.stat().st_size}" for path in _files(self) if path.is_file()]
         return {
             "kind": "folder",
-            "root": str(_root(self)),
+            "folder": _root(self).name,
             "names_and_sizes_sha256": hashlib.sha256("\n".join(listing).encode(errors="surrogateescape")).hexdigest(),
             "length_seconds": self.length_seconds,
             "seed": self.seed,
@@ -101,7 +101,8 @@ def read_folder(config: FolderConfig) -> tuple[DatasetInfo, list[Clip]]:
         labels=labels,
         licence="unknown",
         recipe=config.recipe(),
-        sources=[{"root": str(root), "n_files": len(usable), "sha256": digest.hexdigest(), "left_out": left_out}],
+        audio_root=str(root),
+        sources=[{"n_files": len(usable), "sha256": digest.hexdigest(), "left_out": left_out}],
     )
     return info, [_clip(path, root, usable[path], labels, split, config) for path, split in splits.items()]
 
@@ -172,7 +173,7 @@ def _clip(path: Path, root: Path, n_recorded: int, labels: tuple[str, ...], spli
         split=split,
         labels=(labels.index(path.parent.name),),
         n_samples=n_samples,
-        speech_file=str(path),
+        speech_file=path.relative_to(root).as_posix(),
         speech_offset=min(0, (n_samples - n_recorded) // 2),
         speaker=_speaker(path),
     )

@@ -43,10 +43,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Clip:
-    """One row of the manifest. Times are samples at the dataset's rate.
-
-    Files are relative to the dataset folder, or absolute where the recordings stay in a folder of their own.
-    """
+    """One row of the manifest. Times are samples at the dataset's rate; files are relative to its audio_root."""
 
     clip_id: str  # unique; the key
     split: str  # train, validation or test
@@ -75,6 +72,7 @@ class DatasetInfo:
     recipe: dict = field(default_factory=dict)  # every setting the rows were drawn with
     sources: list[dict] = field(default_factory=list)  # where the recordings come from, with checksums
     sample_rate: int = SAMPLE_RATE
+    audio_root: str = "."  # where the recordings are: relative to the dataset folder, or absolute
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,17 @@ class Manifest:
     info: DatasetInfo
     clips: tuple[Clip, ...]
 
+    @property
+    def audio_root(self) -> Path:
+        """The folder that the clips' files are relative to."""
+        return self.root / self.info.audio_root
+
     def split(self, name: str) -> list[Clip]:
         """Returns the clips of one split."""
         return [clip for clip in self.clips if clip.split == name]
 
     def sha256(self) -> str:
-        """Returns the digest of rows and labels: equal exactly when the dataset asks for the same clips."""
+        """Returns the digest of rows and labels: equal when two datasets ask for the same clips, wherever they lie."""
         digest = hashlib.sha256(json.dumps(self.info.labels).encode())
         for clip in self.clips:
             digest.update(json.dumps(dataclasses.astuple(clip)).encode())

@@ -72,7 +72,7 @@ def _run(manifest, clips, teacher, layout, log_mel, config, progress) -> dict[st
     }
     heads = np.zeros((len(clips), layout.n_layers, layout.n_heads, layout.n_frames), np.float32)
     for batch in _batches(clips, teacher, config.batch_size):
-        pcm = [render_clip(manifest.root, clips[row]) for row in batch]
+        pcm = [render_clip(manifest.audio_root, clips[row]) for row in batch]
         waveforms = [to_waveform(samples) for samples in pcm]
         for row, samples, waveform in zip(batch, pcm, waveforms, strict=True):
             features = log_mel(waveform)

@@ -23,7 +23,7 @@ class TrainingClips(Dataset):
 
     def __init__(self, manifest: Manifest, seed: int, remix: bool = True) -> None:
         self.clips = manifest.split("train")
-        self.root = manifest.root
+        self.root = manifest.audio_root
         self.seed = seed
         self.epoch = 0
         self.n_samples: int | None = None  # crop; None: whole clips
@@ -51,7 +51,7 @@ class WholeClips(Dataset):
     """Clips as the manifest has them, in the order given."""
 
     def __init__(self, manifest: Manifest, clips: list[Clip]) -> None:
-        self.clips, self.root = clips, manifest.root
+        self.clips, self.root = clips, manifest.audio_root
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -116,7 +116,7 @@ def _train(manifest: Manifest, config: TeacherConfig, teacher: Teacher, out: Pat
     validation = trainer.state.best_metric
     test = trainer.evaluate(WholeClips(manifest, manifest.split("test")), metric_key_prefix="test")["test_accuracy"]
     info = TeacherInfo(
-        base=config.base,
+        base=Path(config.base).name if Path(config.base).exists() else config.base,
         labels=manifest.info.labels,
         task=manifest.info.task,
         readout=config.readout,
