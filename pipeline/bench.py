@@ -12,7 +12,6 @@ from statistics import median
 import torch
 from torch import nn
 
-from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Clips
 from pipeline.distill.losses import combined_loss
 from pipeline.distill.train import loss_terms
@@ -81,8 +80,8 @@ def stage_two(name: str, teacher: Teacher, batch_size: int = 64, seconds: int = 
     def step(kd_weight: float) -> None:
         output = student(clips.features, clips.lengths)
         if kd_weight:
-            config = TrainConfig(student=name, kd_weight=kd_weight)
-            loss = combined_loss(*loss_terms(output, query, clips, source, target, config), kd_weight)
+            terms = loss_terms(output, query, clips, source, target, kd_weight)
+            loss = combined_loss(*terms, kd_weight)
         else:
             loss = nn.functional.cross_entropy(output.logits, clips.labels)
         optimizer.zero_grad()

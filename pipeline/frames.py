@@ -1,5 +1,6 @@
 """Teacher frames to student frames: the one place where the two clocks meet."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,3 +85,14 @@ def without_first(weights: Tensor) -> Tensor:
     weights = weights.clone()
     weights[:, 0] = 0
     return weights
+
+
+def without_readout(weights: Tensor, metadata: dict[str, Any]) -> Tensor:
+    """Returns a cache's rollout (batch, T) without the readout's own place, if the readout has one."""
+    return without_first(weights) if metadata["teacher"].get("readout") == "first_token" else weights
+
+
+def mean_share(shares: Tensor) -> float | None:
+    """Returns the mean of shares (batch,) over the clips whose event is known; None if no clip's is."""
+    mean = float(shares.nanmean())
+    return None if math.isnan(mean) else mean

@@ -1,5 +1,6 @@
 """`tkd evaluate`."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -31,11 +32,6 @@ def evaluate_command(run, cache_path, split, as_json) -> None:
     clips = load_splits(cache)[split]
     scores = score(complete.student, complete.query, clips, cache.metadata)
     if as_json:
-        click.echo(
-            json.dumps({"accuracy": scores.accuracy, "attention_in_event": scores.attention_in_event, "split": split})
-        )
+        click.echo(json.dumps({"split": split, **dataclasses.asdict(scores)}))
     else:
-        click.echo(
-            f"{split}, {len(clips)} clips: accuracy {scores.accuracy:.4f}; attention in event "
-            f"{scores.attention_in_event:.3f}"
-        )
+        click.echo(f"{split}, {len(clips)} clips: {scores}")

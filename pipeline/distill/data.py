@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cache_schema import Cache
 from pipeline.errors import TkdError
+from pipeline.frames import without_readout
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,12 @@ class Clips:
             yield self.take(torch.arange(start, min(start + batch_size, len(self))))
 
 
-def load_splits(cache: Cache) -> dict[str, Clips]:
+def load_splits(cache: Cache, drop_first: bool = True) -> dict[str, Clips]:
     """Returns the clips of each split, read once and verified.
+
+    Args:
+        cache: A finished cache with features.
+        drop_first: Leave the readout's own place out of the rollout, see `without_first`.
 
     Raises:
         TkdError: the cache has no features, an empty split, or a task this version does not train on.
@@ -65,7 +70,7 @@ def load_splits(cache: Cache) -> dict[str, Clips]:
         features,
         lengths.long(),
         labels.long(),
-        rollout.float(),
+        without_readout(rollout.float(), cache.metadata) if drop_first else rollout.float(),
         n_frames.long(),
         start,
         stop,

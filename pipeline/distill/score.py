@@ -8,16 +8,20 @@ from torch import Tensor
 
 from pipeline.distill.data import Clips
 from pipeline.distill.losses import student_attention
-from pipeline.frames import FrameGrid, align, share_in_event, student_grid, without_first
+from pipeline.frames import mean_share, share_in_event, student_grid
 from students import Student
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one split: `accuracy`, and the share of the student's attention inside the events (NaN: none known)."""
+    """Of one split: `accuracy`, and the share of the student's attention inside the events (None: none known)."""
 
     accuracy: float
-    attention_in_event: float
+    attention_in_event: float | None
+
+    def __str__(self) -> str:
+        share = "" if self.attention_in_event is None else f", attention in event {self.attention_in_event:.2f}"
+        return f"accuracy {self.accuracy:.4f}{share}"
 
 
 @torch.inference_mode()
@@ -33,21 +37,4 @@ def score(student: Student, query: Tensor, clips: Clips, metadata: dict[str, Any
         attention = student_attention(out.frames, query, out.lengths).exp()
         shares.append(share_in_event(attention, grid, batch.event_start, batch.event_stop))
     student.train(training)
-    return Scores(n_right / len(clips), float(torch.cat(shares).nanmean()))
-
-
-def target_weights(
-    clips: Clips, source: FrameGrid, target: FrameGrid, lengths: Tensor, n_frames: int, first_frame: str
-) -> Tensor:
-    """Returns a_T on the student's frames, (batch, n_frames); see `align`.
-
-    Args:
-        clips: A batch.
-        source: The teacher's grid.
-        target: The student's grid.
-        lengths: (batch,) valid student frames.
-        n_frames: Student frames.
-        first_frame: "drop" leaves the rollout's first entry out, "keep" takes the rollout as it stands.
-    """
-    weights = without_first(clips.weights) if first_frame == "drop" else clips.weights
-    return align(weights, clips.weight_lengths, source, target, lengths, n_frames)
+    return Scores(n_right / len(clips), mean_share(torch.cat(shares)))

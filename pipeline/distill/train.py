@@ -19,9 +19,9 @@ from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.losses import combined_loss, student_attention, temporal_kd_loss
 from pipeline.distill.run import begin_run, is_complete, read_run, write_json, write_tensors
-from pipeline.distill.score import score, target_weights
+from pipeline.distill.score import score
 from pipeline.errors import TkdError
-from pipeline.frames import FrameGrid, share_in_event, student_grid, teacher_grid, without_first
+from pipeline.frames import FrameGrid, align, mean_share, share_in_event, student_grid, teacher_grid, without_readout
 from pipeline.lock import only_one
 from pipeline.progress import Progress, say
 from students import StudentOutput, build_student, count_parameters
@@ -42,7 +42,7 @@ def train(cache: Cache, config: TrainConfig, out: Path, resume: bool = False, fo
 
 
 def _train(cache: Cache, config: TrainConfig, out: Path) -> dict[str, Any]:
-    splits = load_splits(cache)
+    splits = load_splits(cache, drop_first=config.first_frame == "drop")
 
     set_seed(config.seed)
     accelerator = Accelerator(mixed_precision="bf16" if config.bfloat16 else "no")
@@ -68,7 +68,7 @@ def _train(cache: Cache, config: TrainConfig, out: Path) -> dict[str, Any]:
                 batch = clips.take(rows).to(accelerator.device)
                 with accelerator.autocast():
                     output = student(batch.features.float(), batch.lengths)
-                task, temporal = loss_terms(output, query, batch, source, target, config)
+                task, temporal = loss_terms(output, query, batch, source, target, config.kd_weight)
                 # Without KD the query learns from detached frames: it only shows where the student could look.
                 loss = combined_loss(task, temporal, config.kd_weight) if config.kd_weight else task + temporal
                 if not torch.isfinite(loss):
@@ -89,12 +89,13 @@ def _train(cache: Cache, config: TrainConfig, out: Path) -> dict[str, Any]:
             task, temporal = (sums / n_steps).tolist()
             say(
                 f"epoch {epoch + 1} of {config.epochs}: task loss {task:.3f}, KL to the teacher {temporal:.3f}, "
-                f"validation accuracy {scores.accuracy:.4f}, attention in event {scores.attention_in_event:.2f}"
+                f"validation {scores}"
             )
             board.add_scalar("train/task_loss", task, epoch + 1)
             board.add_scalar("train/temporal_kd_loss", temporal, epoch + 1)
             board.add_scalar("validation/accuracy", scores.accuracy, epoch + 1)
-            board.add_scalar("validation/attention_in_event", scores.attention_in_event, epoch + 1)
+            if scores.attention_in_event is not None:
+                board.add_scalar("validation/attention_in_event", scores.attention_in_event, epoch + 1)
             if scores.accuracy > progression.best:
                 progression = dataclasses.replace(progression, best=scores.accuracy, best_epoch=epoch + 1)
                 save_best(out, bare, query)
@@ -116,15 +117,20 @@ def describe(cache: Cache) -> dict[str, Any]:
 
 
 def loss_terms(
-    output: StudentOutput, query: Tensor, batch: Clips, source: FrameGrid, target: FrameGrid, config: TrainConfig
+    output: StudentOutput,
+    query: Tensor,
+    batch: Clips,
+    source: FrameGrid,
+    target: FrameGrid,
+    kd_weight: float,
 ) -> tuple[Tensor, Tensor]:
     """Returns the task loss (cross-entropy) and the temporal KD loss of a batch, two float32 scalars.
 
     At kd_weight 0 no gradient of the second reaches the student.
     """
     task = nn.functional.cross_entropy(output.logits.float(), batch.labels)
-    frames = output.frames.float() if config.kd_weight else output.frames.float().detach()
-    teacher = target_weights(batch, source, target, output.lengths, frames.shape[1], config.first_frame)
+    frames = output.frames.float() if kd_weight else output.frames.float().detach()
+    teacher = align(batch.weights, batch.weight_lengths, source, target, output.lengths, frames.shape[1])
     return task, temporal_kd_loss(student_attention(frames, query, output.lengths), teacher)
 
 
@@ -161,10 +167,10 @@ def _finish(cache, config, out, student, query, test: Clips, progression: Progre
             "name": cache.metadata["teacher"]["name"],
             "n_params": cache.metadata["teacher"].get("n_parameters"),
             "test": float((test.teacher_logits.argmax(dim=1) == test.labels).float().mean()),
-            "attention_in_event": float(share_in_event(without_first(test.weights), *event).nanmean()),
+            "attention_in_event": mean_share(share_in_event(without_readout(test.weights, cache.metadata), *event)),
             "imported": "transformers" in sys.modules,
         },
-        "uniform_attention_in_event": float(share_in_event(valid, *event).nanmean()),
+        "uniform_attention_in_event": mean_share(share_in_event(valid, *event)),
     }
     write_tensors(out / "model.safetensors", student.state_dict())
     write_tensors(out / "query.safetensors", {"query": query})

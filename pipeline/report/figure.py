@@ -14,7 +14,7 @@ from cache_schema import Cache
 from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.losses import student_attention
 from pipeline.distill.run import Run
-from pipeline.frames import FrameGrid, student_grid, teacher_grid, without_first
+from pipeline.frames import FrameGrid, student_grid, teacher_grid
 
 _N_CLIPS = 3
 _EVENT = "tab:green"
@@ -23,7 +23,8 @@ _EVENT = "tab:green"
 def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
     """Draws `file` (PNG): for each of three test clips its spectrogram, the keyword, and everyone's frame weights.
 
-    The clips are the first test clip of each of the last three labels that have events: a rule, not a choice.
+    The clips are the first test clip of each of the last three labels (that have events, where any are known): a rule,
+    not a choice.
 
     Args:
         cache: The cache the runs were trained from.
@@ -32,6 +33,8 @@ def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
     """
     clips = load_splits(cache)["test"]
     known = clips.event_start >= 0
+    if not known.any():
+        known = ~known
     rows = [int(((clips.labels == label) & known).nonzero()[0]) for label in clips.labels[known].unique()[-_N_CLIPS:]]
     figure, axes = plt.subplots(
         2, len(rows), figsize=(4.5 * len(rows), 5), sharex="col", squeeze=False, layout="constrained"
@@ -42,18 +45,20 @@ def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
         top, bottom = axes[:, column]
         _spectrogram(top, clip, cache.metadata["features"])
         top.set_title(f"“{cache.labels[int(clip.labels)]}”  ({clip.clip_id[0]})", fontsize=9)
-        teacher = without_first(clip.weights)[:, : int(clip.weight_lengths)]
+        teacher = clip.weights[:, : int(clip.weight_lengths)]
         _line(bottom, teacher / teacher.sum(), source, rate, label="teacher (cached)", color="black", linestyle="--")
         for run in runs:
             weights = _student_weights(run, clip)
             name = f"{run.metrics['student']}, kd_weight {run.metrics['kd_weight']:g}"
             _line(bottom, weights, student_grid(cache.metadata, run.student), rate, label=name)
+        bottom.set_xlabel("time (s)")
+        if int(clip.event_start) < 0:
+            continue
         start, stop = int(clip.event_start) / rate, int(clip.event_stop) / rate
         bottom.axvspan(start, stop, facecolor=_EVENT, alpha=0.15, edgecolor="none")
         for axis in (top, bottom):
             axis.axvline(start, color=_EVENT, linewidth=1.5)
             axis.axvline(stop, color=_EVENT, linewidth=1.5)
-        bottom.set_xlabel("time (s)")
     axes[0, 0].set_ylabel("mel band")
     axes[1, 0].set_ylabel("weight per second (1/s)")
     handles, names = axes[1, 0].get_legend_handles_labels()

@@ -46,18 +46,25 @@ def footnotes(runs: list[Run]) -> str:
     often = (
         "some of them imported the teacher's code" if any(r.metrics["teacher"]["imported"] for r in runs) else "never"
     )
-    return (
-        f"Dataset {metrics['dataset']}. Attention in event: share of the weight on frames inside the keyword, the "
-        f"teacher's without its first frame; equal weights would give {metrics['uniform_attention_in_event']:.2f}. "
-        "At kd_weight 0 the student's attention is read by a query trained on its frozen frames.\n"
-        f"Times the teacher ran while the students trained: {often}."
-    )
+    lines = [f"Dataset {metrics['dataset']}."]
+    if metrics["uniform_attention_in_event"] is not None:
+        lines[0] += (
+            " Attention in event: share of the weight on frames inside the keyword, the teacher's without its first "
+            f"frame; equal weights would give {metrics['uniform_attention_in_event']:.2f}. At kd_weight 0 the "
+            "student's attention is read by a query trained on its frozen frames."
+        )
+    return "\n".join([*lines, f"Times the teacher ran while the students trained: {often}."])
+
+
+def _share(metrics: dict[str, Any]) -> str:
+    share = metrics["attention_in_event"]
+    return "unknown" if share is None else f"{share:.2f}"
 
 
 def _teacher_row(metrics: dict[str, Any]) -> tuple[str, ...]:
     teacher = metrics["teacher"]
     parameters = f"{teacher['n_params']:,}" if teacher["n_params"] else "unknown"
-    return "teacher", "", "", f"{teacher['test']:.4f}", f"{teacher['attention_in_event']:.2f}", parameters, "before"
+    return "teacher", "", "", f"{teacher['test']:.4f}", _share(teacher), parameters, "before"
 
 
 def _run_row(metrics: dict[str, Any]) -> tuple[str, ...]:
@@ -66,7 +73,7 @@ def _run_row(metrics: dict[str, Any]) -> tuple[str, ...]:
         f"{metrics['kd_weight']:g}",
         str(metrics["seed"]),
         f"{metrics['test']:.4f}",
-        f"{metrics['attention_in_event']:.2f}",
+        _share(metrics),
         f"{metrics['n_params']:,}",
         f"{metrics['seconds']:.0f} s",
     )
