@@ -8,7 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.frames import FrameGrid, align, share_in_event, student_grid, teacher_grid, without_first
+from pipeline.frames import (
+    FrameGrid,
+    align,
+    share_in_event,
+    student_grid,
+    teacher_grid,
+    without_first,
+    without_readout,
+)
 from students import STUDENTS, build_student
 
 METADATA = {
@@ -99,3 +107,10 @@ def test_without_first_leaves_the_rest_and_the_original_alone():
     weights = torch.tensor([[0.7, 0.1, 0.2]])
     torch.testing.assert_close(without_first(weights), torch.tensor([[0.0, 0.1, 0.2]]))
     assert weights[0, 0] == pytest.approx(0.7)
+
+
+def test_only_a_first_token_readout_has_a_place_of_its_own():
+    weights = torch.tensor([[0.7, 0.1, 0.2]])
+    assert without_readout(weights, {"teacher": {"readout": "first_token"}})[0, 0] == 0
+    assert without_readout(weights, {"teacher": {"readout": "mean"}}) is weights
+    assert without_readout(weights, {"teacher": {}}) is weights
