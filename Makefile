@@ -10,8 +10,8 @@ KD_WEIGHT ?= 0.25
 SEED ?= 0
 # Mixed precision where the processor has instructions for it.
 BFLOAT16 := $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo --bfloat16)
-NAME := $(DATASET)$(if $(LENGTH),-$(LENGTH)s)
-CACHE := caches/$(NAME).zarr
+DATA := $(DATASET)$(if $(LENGTH),-$(LENGTH)s)
+CACHE := caches/$(DATA)$(if $(filter-out bundled,$(TEACHER)),-$(notdir $(TEACHER))).zarr
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check teacher teacher-cache train bench clean
@@ -31,12 +31,12 @@ demo: setup $(CACHE)  ## data, teacher's cache, a CRNN without and with distilla
 	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0.25 $(BFLOAT16) --out runs/demo/crnn-kd0.25 --resume
 	$(BIN)/tkd report runs/demo
 
-teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini LENGTH= TEACHER=bundled
+teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini|synth TEACHER=bundled, and LENGTH=8 with synth
 	$(BIN)/tkd cache info $(CACHE)
 
 $(CACHE): | setup
-	$(BIN)/tkd data prepare $(DATASET) $(if $(LENGTH),--length $(LENGTH)) --out data/$(NAME)
-	$(BIN)/tkd cache build --data data/$(NAME) --teacher $(TEACHER) --out $@
+	$(BIN)/tkd data prepare $(DATASET) $(if $(LENGTH),--length $(LENGTH)) --out data/$(DATA)
+	$(BIN)/tkd cache build --data data/$(DATA) --teacher $(TEACHER) --out $@
 
 train: setup $(CACHE)  ## stage two: DATASET=mini STUDENT=crnn KD_WEIGHT=0.25 SEED=0
 	$(BIN)/tkd-train --cache $(CACHE) --student $(STUDENT) --kd-weight $(KD_WEIGHT) --seed $(SEED) $(BFLOAT16) --resume
@@ -55,5 +55,5 @@ check: setup  ## lint and check the formatting
 bench: setup  ## measure speed and memory, as ratios within one run
 	$(BIN)/python -m pipeline.bench
 
-clean:  ## remove what the commands made: environment, data, caches, runs
-	rm -rf .venv build *.egg-info data caches runs teachers
+clean:  ## remove the environment and the demo's runs; data, teachers and caches stay
+	rm -rf .venv build *.egg-info runs/demo

@@ -87,9 +87,9 @@ def without_first(weights: Tensor) -> Tensor:
     return weights
 
 
-def without_readout(weights: Tensor, metadata: dict[str, Any]) -> Tensor:
-    """Returns a cache's rollout (batch, T) without the readout's own place, if the readout has one."""
-    return without_first(weights) if metadata["teacher"].get("readout") == "first_token" else weights
+def without_readout(weights: Tensor, readout: str) -> Tensor:
+    """Returns a rollout (batch, T) without the readout's own place, if the readout has one: first_token."""
+    return without_first(weights) if readout == "first_token" else weights
 
 
 def mean_share(shares: Tensor) -> float | None:

@@ -11,12 +11,14 @@ from pipeline.errors import TkdError
 
 @contextmanager
 def only_one(out: Path) -> Iterator[None]:
-    """Holds `<out>.lock` while the block runs; the operating system drops the lock of a process that dies.
+    """Holds the lock `.<name>.lock`, beside `out`, while the block runs.
+
+    The operating system drops the lock of a process that dies.
 
     Raises:
         TkdError: another process is writing `out`, or nothing can be written there.
     """
-    lock = FileLock(f"{out}.lock", timeout=0)
+    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -27,5 +29,4 @@ def only_one(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+        lock.release()  # the empty file stays: removing it would let two others lock one name twice

@@ -67,6 +67,8 @@ def test_every_make_target_is_listed_and_every_one_the_readme_shows_exists():
             "no such choice: head. Did you mean heads?",
         ),
         (["train", "--student", "crnn"], "Missing option '--cache'"),
+        (["train", "--cache", "x.zarr", "--kd-weight", "1.5"], "kd_weight 1.5: expected 0 <= kd_weight < 1"),
+        (["train", "--cache", "x.zarr", "--seed", "-1"], "seed -1: expected 0 to"),
         (["train", "--cache", "x.zarr", "--kd-weight", "much"], "'much' is not a valid float"),
         (["teacher", "train", "--data", "d", "--out", "t", "--crops", "1.25-8"], "is not seconds:epochs"),
     ],
@@ -94,7 +96,6 @@ def test_failures_are_one_line_and_exit_code_1(tmp_path, tiny_cache, tiny_data, 
         "no such dataset folder": ["cache", "build", "--data", tmp_path / "nothing", "--out", tmp_path / "c.zarr"],
         "ends in .zarr": ["cache", "build", "--data", tiny_data.root, "--out", tmp_path / "cache"],
         "no such teacher": ["cache", "build", "--data", tiny_data.root, "--teacher", "t", "--out", tmp_path / "c.zarr"],
-        "kd_weight": ["train", "--cache", tiny_cache, "--kd-weight", "1.5"],
         "a complete run": ["train", "--cache", tiny_cache, "--out", tiny_run],
         "no run here": ["evaluate", tmp_path],
         "no complete runs": ["report", tmp_path],
@@ -110,10 +111,19 @@ def test_failures_are_one_line_and_exit_code_1(tmp_path, tiny_cache, tiny_data, 
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path, tiny_run):
-    program = "import sys; sys.modules['matplotlib'] = None; from pipeline.cli.main import tkd; tkd()"
-    done = subprocess.run([sys.executable, "-c", program, "report", str(tiny_run)], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.strip().endswith("Install it with: pip install 'tkd[report]'")
+    program = "import sys; sys.modules['matplotlib'] = None; sys.modules['pyarrow'] = None; "
+    program += "from pipeline.cli.main import tkd; tkd()"
+    command = [sys.executable, "-c", program]
+    built = subprocess.run(
+        [*command, "cache", "build", "--data", "d", "--out", "c.zarr"], capture_output=True, text=True
+    )
+    assert built.returncode == 1
+    assert built.stderr.strip().endswith("Install it with: pip install 'tkd[teacher]'")
+    reported = subprocess.run(
+        [*command, "report", str(tiny_run), "--out", str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert reported.stdout.startswith("| model")
+    assert reported.stdout.strip().endswith("Install it with: pip install 'tkd[report]'")
 
 
 def test_a_full_disk_is_one_line(tiny_cache, tmp_path):

@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_looks_complete(tmp_path
         full = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert full.returncode == 1 and full.stdout == "" and "Traceback" not in full.stderr
         assert "The disk is full" in full.stderr.splitlines()[-1]
-        assert [path.name for path in tmp_path.iterdir()] == ["d.partial"]
+        assert [path.name for path in tmp_path.glob("[!.]*")] == ["d.partial"]
         assert not (tmp_path / "d.partial" / "dataset.json").exists()
         for path in (tmp_path / "d.partial").rglob("*.flac"):
             assert soundfile.info(path).frames == len(soundfile.read(path)[0]) > 0

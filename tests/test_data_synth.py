@@ -65,13 +65,13 @@ def test_a_killed_preparation_looks_unfinished_and_resumes_to_the_same(small, tm
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert {path.name for path in tmp_path.iterdir()} == {"d.lock", "d.partial"}  # the lock died with its holder
+    assert {path.name for path in tmp_path.iterdir()} == {".d.lock", "d.partial"}  # the lock died with its holder
     with pytest.raises(TkdError, match="no prepared dataset"):
         read_manifest(tmp_path / "d.partial")
     kept = next((tmp_path / "d.partial").glob(moment))
     written = kept.stat().st_mtime_ns
     prepare(tmp_path / "d", SMALL.recipe(), lambda work: make_synth(work, SMALL, 2))
-    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["d"]
     assert content(tmp_path / "d") == content(small.root)
     if moment.startswith("noise"):
         kept = tmp_path / "d" / kept.relative_to(tmp_path / "d.partial")

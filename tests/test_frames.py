@@ -111,6 +111,5 @@ def test_without_first_leaves_the_rest_and_the_original_alone():
 
 def test_only_a_first_token_readout_has_a_place_of_its_own():
     weights = torch.tensor([[0.7, 0.1, 0.2]])
-    assert without_readout(weights, {"teacher": {"readout": "first_token"}})[0, 0] == 0
-    assert without_readout(weights, {"teacher": {"readout": "mean"}}) is weights
-    assert without_readout(weights, {"teacher": {}}) is weights
+    assert without_readout(weights, "first_token")[0, 0] == 0
+    assert without_readout(weights, "mean") is weights

@@ -264,7 +264,7 @@ def test_a_dataset_that_cannot_train_a_teacher_is_refused(tiny_data, config, tmp
         (("--learning-rate", "0"), 2),
         (("--seed", "-1"), 2),
         (("--crops", "1:x"), 2),
-        (("--crops", "nan:1"), 1),
+        (("--crops", "nan:1"), 2),
         (("--crops", "0.001:1"), 1),
         (("--base", "nosuch.json"), 1),
         (("--data", "nosuch"), 1),

@@ -95,6 +95,17 @@ def test_metrics_say_what_a_reader_needs(runs, cache):
     assert again.attention_in_event == pytest.approx(metrics["attention_in_event"])
 
 
+def test_a_run_in_bfloat16_is_scored_in_float32(cache, tmp_path):
+    """The metrics are those of the saved student, also when both precisions are used in one process."""
+    for bfloat16 in (True, False):
+        out = tmp_path / f"{bfloat16}"
+        metrics = train(cache, TrainConfig(student="crnn", epochs=1, bfloat16=bfloat16), out)
+        run = read_run(out)
+        again = score(run.student, run.query, load_splits(cache)["test"], cache.metadata)
+        assert again.accuracy == metrics["test"]
+        assert again.attention_in_event == pytest.approx(metrics["attention_in_event"], abs=1e-7)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(cache, runs, tmp_path):
     config = {"student": "tc_resnet", "epochs": 2, "batch_size": 16}
     train(cache, TrainConfig(**config), tmp_path / "same")
@@ -133,6 +144,7 @@ def test_a_run_is_not_overwritten_unasked(cache, runs, tmp_path):
     config = TrainConfig(student="tc_resnet", epochs=2, batch_size=16)
     with pytest.raises(TkdError, match=r"a complete run\. Start over with --force"):
         train(cache, config, runs / "kd0.25")
+    (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
     (tmp_path / "thesis.tex").write_text("mine")
     for force in (False, True):
         with pytest.raises(TkdError, match="exists and is not a run"):

@@ -6,8 +6,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from pipeline.cli.options import ChoiceWithHint
-from pipeline.errors import TkdError
+from pipeline.cli.options import ChoiceWithHint, checked
 
 DATASETS = ("mini", "synth", "folder")
 
@@ -57,7 +56,7 @@ def prepare_command(context, name, out, root, words, clips, length, snr, seed, s
 
         if root is None:
             raise click.UsageError("folder needs --root DIR: where the recordings are, one folder per label.")
-        config = _checked(FolderConfig, root=str(root), length_seconds=length, seed=seed, strict=strict)
+        config = checked(FolderConfig, root=str(root), length_seconds=length, seed=seed, strict=strict)
         manifest = prepare(out, config.recipe(), lambda _work: read_folder(config), force)
     else:
         from pipeline.data.synth import MINI, SynthConfig, make_synth
@@ -65,18 +64,10 @@ def prepare_command(context, name, out, root, words, clips, length, snr, seed, s
         split_words = None if words is None else tuple(word.strip() for word in words.split(","))
         chosen = {"words": split_words, "clips": clips, "length_seconds": length, "snr_db": snr, "seed": seed}
         chosen = {setting: value for setting, value in chosen.items() if value is not None}
-        config = MINI if name == "mini" else _checked(SynthConfig, **chosen)
+        config = MINI if name == "mini" else checked(SynthConfig, **chosen)
         manifest = prepare(out, config.recipe(), lambda work: make_synth(work, config, os.cpu_count() or 1), force)
     counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "validation", "test"))
     click.echo(f"{out}: {manifest.info.name}, {len(manifest.info.labels)} labels, {counts} clips")
-
-
-def _checked(make_config, **settings):
-    """Returns the config; what it refuses is an option wrongly used."""
-    try:
-        return make_config(**settings)
-    except TkdError as error:
-        raise click.UsageError(str(error)) from error
 
 
 def _options(names: tuple[str, ...]) -> str:

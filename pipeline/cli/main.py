@@ -15,7 +15,6 @@ from pipeline.errors import TkdError
 
 _EXTRAS = {  # module -> the extra that installs it
     "espeakng_loader": "synth",
-    "matplotlib": "report",
     "pyarrow": "teacher",
     "soundfile": "teacher",
     "torchaudio": "teacher",

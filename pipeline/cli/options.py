@@ -1,10 +1,13 @@
 """Option types shared by the commands."""
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import click
 
-from pipeline.errors import nearest
+from pipeline.errors import TkdError, nearest
+
+T = TypeVar("T")
 
 
 class ChoiceWithHint(click.ParamType):
@@ -21,6 +24,14 @@ class ChoiceWithHint(click.ParamType):
         if value not in names:
             self.fail(f"no such {self.what}: {value}. {nearest(value, names)}", param, ctx)
         return value
+
+
+def checked(make_config: Callable[..., T], **settings) -> T:
+    """Returns the config; what it refuses is an option wrongly used: usage, and exit code 2."""
+    try:
+        return make_config(**settings)
+    except TkdError as error:
+        raise click.UsageError(str(error)) from error
 
 
 class Crops(click.ParamType):

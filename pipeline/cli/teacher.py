@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import ChoiceWithHint, Crops
+from pipeline.cli.options import ChoiceWithHint, Crops, checked
 from pipeline.teacher.config import READOUTS, TeacherConfig
 
 
@@ -65,7 +65,7 @@ def train_command(data, out, force, **settings) -> None:
     from pipeline.data.manifest import read_manifest
     from pipeline.teacher.train import train_teacher
 
-    info = train_teacher(read_manifest(data), TeacherConfig(**settings), out, force)
+    info = train_teacher(read_manifest(data), checked(TeacherConfig, **settings), out, force)
     click.echo(f"{out}: accuracy {info.validation:.4f} validation, {info.test:.4f} test")
 
 

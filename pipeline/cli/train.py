@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import ChoiceWithHint
+from pipeline.cli.options import ChoiceWithHint, checked
 from pipeline.distill.config import FIRST_FRAME, TrainConfig
 
 
@@ -17,19 +17,24 @@ def _students():
 
 @click.command("train")
 @click.option("--cache", "cache_path", type=click.Path(path_type=Path), required=True, help="Cache to train from.")
-@click.option("--student", type=ChoiceWithHint(_students, "student"), default=TrainConfig.student)
+@click.option(
+    "--student",
+    type=ChoiceWithHint(_students, "student"),
+    default=TrainConfig.student,
+    help="lstm_p, tc_resnet, crnn, att_rnn or mhatt_rnn.",
+)
 @click.option("--kd-weight", type=float, default=TrainConfig.kd_weight, help="Weight of the teacher; 0: none.")
 @click.option(
     "--first-frame",
     type=ChoiceWithHint(FIRST_FRAME, "choice"),
     default=TrainConfig.first_frame,
-    help="The rollout's first entry, the readout token's own place.",
+    help="drop or keep the rollout's first entry, the readout token's own place.",
 )
-@click.option("--epochs", type=int, default=TrainConfig.epochs)
-@click.option("--batch-size", type=int, default=TrainConfig.batch_size)
-@click.option("--learning-rate", type=float, default=TrainConfig.learning_rate)
+@click.option("--epochs", type=int, default=TrainConfig.epochs, help="Passes over the training split.")
+@click.option("--batch-size", type=int, default=TrainConfig.batch_size, help="Clips in a step.")
+@click.option("--learning-rate", type=float, default=TrainConfig.learning_rate, help="Its peak.")
 @click.option("--bfloat16", is_flag=True, help="Mixed precision: about twice as fast on CPUs that have it.")
-@click.option("--seed", type=int, default=TrainConfig.seed)
+@click.option("--seed", type=int, default=TrainConfig.seed, help="Everything random is drawn from it.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/DATASET-STUDENT-kdW-seedN]"
 )
@@ -46,7 +51,7 @@ def train_command(cache_path, out, resume, force, as_json, **settings) -> None:
     from cache_schema import open_cache
     from pipeline.distill.train import train
 
-    config = TrainConfig(**settings)
+    config = checked(TrainConfig, **settings)
     cache = open_cache(cache_path)
     dataset = cache.metadata["dataset"]["name"]
     out = out or Path("runs") / f"{dataset}-{config.student}-kd{config.kd_weight:g}-seed{config.seed}"

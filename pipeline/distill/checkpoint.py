@@ -1,4 +1,4 @@
-"""Checkpoints: everything a killed training needs to go on bit for bit, in one safetensors file, renamed when whole."""
+"""Checkpoints: what a killed training needs to go on, on CPU bit for bit; one safetensors file, renamed when whole."""
 
 import dataclasses
 import json

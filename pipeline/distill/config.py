@@ -29,5 +29,7 @@ class TrainConfig:
             raise TkdError(f"epochs {self.epochs}, batch_size {self.batch_size}: both are at least 1.")
         if self.first_frame not in FIRST_FRAME:
             raise TkdError(f"first_frame {self.first_frame}: expected {' or '.join(FIRST_FRAME)}.")
+        if not 0 <= self.seed < 2**32:
+            raise TkdError(f"seed {self.seed}: expected 0 to {2**32 - 1}.")
         if not self.learning_rate > 0:
             raise TkdError(f"learning_rate {self.learning_rate}: expected a positive number.")

@@ -52,7 +52,7 @@ def load_splits(cache: Cache, drop_first: bool = True) -> dict[str, Clips]:
 
     Args:
         cache: A finished cache with features.
-        drop_first: Leave the readout's own place out of the rollout, see `without_first`.
+        drop_first: Leave the readout's own place out of the rollout, see `without_readout`.
 
     Raises:
         TkdError: the cache has no features, an empty split, or a task this version does not train on.
@@ -65,12 +65,15 @@ def load_splits(cache: Cache, drop_first: bool = True) -> dict[str, Clips]:
     names = ("features", "n_feature_frames", "label", "rollout", "n_frames", "event_start", "event_stop", "logits")
     clip_id, arrays = cache.read("clip_id"), [torch.from_numpy(cache.read(name)) for name in names]
     features, lengths, labels, rollout, n_frames, start, stop, logits = arrays
+    rollout = rollout.float()
     whole = Clips(
         clip_id,
         features,
         lengths.long(),
         labels.long(),
-        without_readout(rollout.float(), cache.metadata) if drop_first else rollout.float(),
+        without_readout(rollout.float(), cache.metadata["teacher"].get("readout", ""))
+        if drop_first
+        else rollout.float(),
         n_frames.long(),
         start,
         stop,

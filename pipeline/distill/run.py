@@ -38,26 +38,35 @@ def begin_run(path: Path, settings: dict[str, Any], resume: bool, force: bool) -
     Raises:
         TkdError: it is there already, or was begun with other settings.
     """
-    config_file = path / "config.json"
     settings = json.loads(json.dumps(settings))  # as it is read back
-    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if occupied and not config_file.exists():
-        raise TkdError(f"{path}: exists and is not a run. Give another --out.")
-    if occupied and force:
+    begun = _begun(path)
+    if begun is not None and force:
         shutil.rmtree(path)
-        occupied = False
-    if occupied:
+        begun = None
+    if begun is not None:
         if not resume:
             state = "a complete run" if is_complete(path) else "an unfinished run; go on with --resume"
             raise TkdError(f"{path}: {state}. Start over with --force, or give another --out.")
-        begun = json.loads(config_file.read_text(encoding="utf-8"))
         differing = [key for key in settings if key != "cache" and begun.get(key) != settings[key]]
         if differing:
             changes = ", ".join(f"{key} was {begun.get(key)}, is {settings[key]}" for key in differing)
             raise TkdError(f"{path}: begun with other settings ({changes}). Repeat those, or start over with --force.")
         return
     path.mkdir(parents=True, exist_ok=True)
-    write_json(config_file, settings)
+    write_json(path / "config.json", settings)
+
+
+def _begun(path: Path) -> dict[str, Any] | None:
+    """Returns the settings of the run at `path`; None if nothing is there, or no more than a start that was killed."""
+    if not path.exists() or (path.is_dir() and {file.name for file in path.iterdir()} <= {"config.json.partial"}):
+        return None
+    try:
+        begun = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        begun = {}
+    if not {"student", "cache_id"} <= begun.keys():  # other tools write a config.json, too
+        raise TkdError(f"{path}: exists and is not a run. Give another --out.")
+    return begun
 
 
 def is_complete(path: Path) -> bool:

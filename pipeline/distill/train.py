@@ -24,7 +24,7 @@ from pipeline.errors import TkdError
 from pipeline.frames import FrameGrid, align, mean_share, share_in_event, student_grid, teacher_grid, without_readout
 from pipeline.lock import only_one
 from pipeline.progress import Progress, say
-from students import StudentOutput, build_student, count_parameters
+from students import STUDENTS, StudentOutput, build_student, count_parameters
 
 
 def train(cache: Cache, config: TrainConfig, out: Path, resume: bool = False, force: bool = False) -> dict[str, Any]:
@@ -36,16 +36,16 @@ def train(cache: Cache, config: TrainConfig, out: Path, resume: bool = False, fo
         TkdError: `out` is taken, the cache cannot be trained on, or the loss is not finite.
         CacheError: the cache is damaged.
     """
+    splits = load_splits(cache, drop_first=config.first_frame == "drop")
+    require_frames(cache, splits, config.student)
     with only_one(out):
         begin_run(out, {**dataclasses.asdict(config), **describe(cache)}, resume, force)
-        return read_run(out).metrics if is_complete(out) else _train(cache, config, out)
+        return read_run(out).metrics if is_complete(out) else _train(cache, splits, config, out)
 
 
-def _train(cache: Cache, config: TrainConfig, out: Path) -> dict[str, Any]:
-    splits = load_splits(cache, drop_first=config.first_frame == "drop")
-
+def _train(cache: Cache, splits: dict[str, Clips], config: TrainConfig, out: Path) -> dict[str, Any]:
     set_seed(config.seed)
-    accelerator = Accelerator(mixed_precision="bf16" if config.bfloat16 else "no")
+    accelerator = Accelerator()
     bare = build_student(config.student, len(cache.labels), cache.layout.n_features)
     # From zeros, which draws no random number: with and without KD a student starts and is shuffled the same.
     query = nn.Parameter(torch.zeros(bare.n_channels, device=accelerator.device))
@@ -66,7 +66,8 @@ def _train(cache: Cache, config: TrainConfig, out: Path) -> dict[str, Any]:
             sums = torch.zeros(2, device=accelerator.device)
             for step, rows in enumerate(torch.randperm(len(clips), generator=shuffle).split(config.batch_size)):
                 batch = clips.take(rows).to(accelerator.device)
-                with accelerator.autocast():
+                # Not the Accelerator's mixed precision: that would also wrap the student that is scored.
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bfloat16):
                     output = student(batch.features.float(), batch.lengths)
                 task, temporal = loss_terms(output, query, batch, source, target, config.kd_weight)
                 # Without KD the query learns from detached frames: it only shows where the student could look.
@@ -104,6 +105,27 @@ def _train(cache: Cache, config: TrainConfig, out: Path) -> dict[str, Any]:
 
     load_best(out, bare, query)
     return _finish(cache, config, out, bare, query, splits["test"], progression)
+
+
+def require_frames(cache: Cache, splits: dict[str, Clips], name: str) -> None:
+    """Checks that a student can be trained on every clip.
+
+    Raises:
+        TkdError: the features have too few mel bins for it, or some clips too few frames.
+    """
+    student = STUDENTS[name]
+    if cache.layout.n_features < student.n_mfcc:
+        raise TkdError(
+            f"{cache.path}: {cache.layout.n_features} mel bins, {name} takes {student.n_mfcc} coefficients of them. "
+            "Use another --student."
+        )
+    for clips in splits.values():
+        short = (clips.lengths < student.min_frames).numpy()
+        if short.any():
+            raise TkdError(
+                f"{cache.path}: {short.sum()} clips have fewer than the {student.min_frames} feature frames of {name}, "
+                f"{clips.clip_id[short][0]} the first. Use another --student, or prepare with --length."
+            )
 
 
 def describe(cache: Cache) -> dict[str, Any]:
@@ -146,6 +168,7 @@ def learning_rate(config: TrainConfig, step: int, warmup: int) -> float:
 def _finish(cache, config, out, student, query, test: Clips, progression: Progression) -> dict[str, Any]:
     """Scores the best epoch on the test split and writes what makes the run complete; metrics.json last."""
     scores = score(student, query, test, cache.metadata)
+    readout = cache.metadata["teacher"].get("readout", "")
     event = teacher_grid(cache.metadata), test.event_start, test.event_stop
     valid = (torch.arange(test.weights.shape[1]) < test.weight_lengths[:, None]).float()
     metrics = {
@@ -167,10 +190,10 @@ def _finish(cache, config, out, student, query, test: Clips, progression: Progre
             "name": cache.metadata["teacher"]["name"],
             "n_params": cache.metadata["teacher"].get("n_parameters"),
             "test": float((test.teacher_logits.argmax(dim=1) == test.labels).float().mean()),
-            "attention_in_event": mean_share(share_in_event(without_readout(test.weights, cache.metadata), *event)),
+            "attention_in_event": mean_share(share_in_event(without_readout(test.weights, readout), *event)),
             "imported": "transformers" in sys.modules,
         },
-        "uniform_attention_in_event": mean_share(share_in_event(valid, *event)),
+        "uniform_attention_in_event": mean_share(share_in_event(without_readout(valid, readout), *event)),
     }
     write_tensors(out / "model.safetensors", student.state_dict())
     write_tensors(out / "query.safetensors", {"query": query})

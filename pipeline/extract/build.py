@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from cache_schema import Layout, create_cache, finalise, partition_rows, pending_partitions, write_partition
+from cache_schema import Layout, create_cache, finalise, pending_partitions, write_partition
 from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import SPLITS, Clip, Manifest
 from pipeline.errors import TkdError
@@ -18,7 +17,7 @@ from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.lock import only_one
 from pipeline.progress import Progress
 from pipeline.teacher.clips import collate
-from pipeline.teacher.model import Teacher, TeacherInfo, load_teacher, require_labels, require_lengths
+from pipeline.teacher.model import Teacher, TeacherInfo, best_device, load_teacher, require_labels, require_lengths
 
 
 def build_cache(manifest: Manifest, teacher_name: str, out: Path, config: BuildConfig, force: bool = False) -> str:
@@ -46,22 +45,24 @@ def _fill(
     manifest: Manifest, teacher: Teacher, out: Path, layout: Layout, log_mel: LogMel, config: BuildConfig
 ) -> None:
     """Writes the partitions that are still missing."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    teacher.to(device)
+    teacher.to(best_device())
     pending = pending_partitions(out)
     with Progress("running the teacher", len(manifest.clips), "clips") as progress:
-        progress.advance(len(manifest.clips) - sum(len(_clips(manifest, out, index)) for index in pending))
+        progress.advance(len(manifest.clips) - sum(len(manifest.clips[layout.partition_rows(i)]) for i in pending))
         for index in pending:
-            write_partition(
-                out, index, _run(manifest, _clips(manifest, out, index), teacher, layout, log_mel, config, progress)
-            )
+            clips = manifest.clips[layout.partition_rows(index)]
+            write_partition(out, index, _run(manifest, clips, teacher, layout, log_mel, config, progress))
 
 
-def _clips(manifest: Manifest, out: Path, index: int) -> tuple[Clip, ...]:
-    return manifest.clips[partition_rows(out, index)]
-
-
-def _run(manifest, clips, teacher, layout, log_mel, config, progress) -> dict[str, np.ndarray]:
+def _run(
+    manifest: Manifest,
+    clips: tuple[Clip, ...],
+    teacher: Teacher,
+    layout: Layout,
+    log_mel: LogMel,
+    config: BuildConfig,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
     """Returns every per-partition array of `clips`, float32, padded with zeros to the layout's lengths."""
     device = next(teacher.parameters()).device
     arrays = {

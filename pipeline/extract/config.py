@@ -7,7 +7,7 @@ KEEPS = ("rollout", "layers", "heads")
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """How a cache is built. Only `keep` and `bfloat16` change what is in it."""
+    """How a cache is built. Only `keep` and `bfloat16` change what is in it, but for rounding."""
 
     keep: str = "heads"  # attention kept beside the rollout
     batch_size: int = 16  # clips in one forward pass

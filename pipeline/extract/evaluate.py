@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from pipeline.data.manifest import Manifest
 from pipeline.errors import TkdError
 from pipeline.extract.attention import pool_attention
-from pipeline.frames import FrameGrid, share_in_event, without_first
+from pipeline.frames import FrameGrid, mean_share, share_in_event, without_readout
 from pipeline.progress import track
 from pipeline.teacher.clips import WholeClips, collate
-from pipeline.teacher.model import Teacher, require_lengths
+from pipeline.teacher.model import Teacher, best_device, require_lengths
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,17 @@ def evaluate_teacher(teacher: Teacher, manifest: Manifest, split: str) -> Teache
     if not len(clips):
         raise TkdError(f"{manifest.root}: no {split} clips. Choose another --split, or prepare the dataset again.")
     require_lengths(manifest, teacher.min_samples)
+    device = best_device()
+    teacher.to(device)
     grid = FrameGrid(teacher.hop_length, teacher.frame_offset)
     right, shares, uniform = [], [], []
     for index in track(range(len(clips)), "scoring the teacher", len(clips), "clips"):
         batch, clip = collate([clips[index]]), clips.clips[index]
-        pooled = pool_attention(teacher, batch["input_values"])
+        pooled = pool_attention(teacher, batch["input_values"].to(device))
         event = torch.tensor([clip.event_start]), torch.tensor([clip.event_stop])
         right.append(int(pooled.logits.argmax()) == clip.labels[0])
-        weights = without_first(pooled.rollout)
-        shares.append(float(share_in_event(weights, grid, *event)))
-        uniform.append(float(share_in_event(without_first(torch.ones_like(weights)), grid, *event)))
-    return TeacherScores(float(np.mean(right)), _known_mean(shares), _known_mean(uniform), len(clips))
-
-
-def _known_mean(shares: list[float]) -> float | None:
-    return None if np.isnan(shares).all() else float(np.nanmean(shares))
+        rollout = pooled.rollout.cpu()
+        for weights, found in ((rollout, shares), (torch.ones_like(rollout), uniform)):
+            found.append(share_in_event(without_readout(weights, teacher.readout), grid, *event))
+    accuracy = sum(right) / len(clips)
+    return TeacherScores(accuracy, mean_share(torch.cat(shares)), mean_share(torch.cat(uniform)), len(clips))

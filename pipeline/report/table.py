@@ -15,24 +15,17 @@ def find_runs(paths: list[Path]) -> list[Path]:
     Raises:
         TkdError: there are none.
     """
-    found = {
-        file.parent for path in paths for file in [path / "metrics.json", *path.glob("*/metrics.json")] if file.exists()
-    }
+    found = {file.parent.resolve() for path in paths for file in path.rglob("metrics.json")}
     if not found:
         raise TkdError(f"{', '.join(map(str, paths))}: no complete runs (metrics.json). Make one with tkd train.")
     return sorted(found)
 
 
 def table(runs: list[Run]) -> str:
-    """Returns a Markdown table: for each cache its teacher, then its runs by student, kd_weight and seed."""
-    rows = [_HEAD, tuple("-" * len(name) for name in _HEAD)]
-    by_cache: dict[str, list[Run]] = {}
-    for run in runs:
-        by_cache.setdefault(run.metrics["cache_id"], []).append(run)
-    for group in by_cache.values():
-        rows.append(_teacher_row(group[0].metrics))
-        key = ("student", "kd_weight", "seed")
-        rows += [_run_row(run.metrics) for run in sorted(group, key=lambda run: [run.metrics[name] for name in key])]
+    """Returns a Markdown table of runs of one cache: its teacher, then the runs by student, kd_weight and seed."""
+    rows = [_HEAD, tuple("-" * len(name) for name in _HEAD), _teacher_row(runs[0].metrics)]
+    key = ("student", "kd_weight", "seed")
+    rows += [_run_row(run.metrics) for run in sorted(runs, key=lambda run: [run.metrics[name] for name in key])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -41,12 +34,12 @@ def table(runs: list[Run]) -> str:
 
 
 def footnotes(runs: list[Run]) -> str:
-    """Returns what the table's columns mean, and how often the teacher ran while students were trained."""
+    """Returns what the columns of a cache's table mean, and how often the teacher ran while students were trained."""
     metrics = runs[0].metrics
     often = (
         "some of them imported the teacher's code" if any(r.metrics["teacher"]["imported"] for r in runs) else "never"
     )
-    lines = [f"Dataset {metrics['dataset']}."]
+    lines = [f"Dataset {metrics['dataset']}, cache {metrics['cache_id'][:12]}."]
     if metrics["uniform_attention_in_event"] is not None:
         lines[0] += (
             " Attention in event: share of the weight on frames inside the keyword, the teacher's without its first "

@@ -214,6 +214,11 @@ def load_teacher(name: str) -> tuple[Teacher, TeacherInfo, str]:
     return teacher.eval(), info, digest
 
 
+def best_device() -> torch.device:
+    """Returns the accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
 def require_labels(info: TeacherInfo, manifest: Manifest, name: str) -> None:
     """Checks that a teacher was trained for the labels of a dataset.
 
