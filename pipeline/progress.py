@@ -34,12 +34,10 @@ class Progress:
         else:
             self._line()
 
-    def advance(self, n: int = 1, **postfix: str) -> None:
-        """Counts `n` more done; `postfix` are figures to show beside the bar."""
+    def advance(self, n: int = 1) -> None:
+        """Counts `n` more done."""
         self.done += n
         if self.bar is not None:
-            if postfix:
-                self.bar.set_postfix(postfix, refresh=False)
             self.bar.update(n)
         elif time.monotonic() - self.last_line > _LINE_SECONDS:
             self.last_line = time.monotonic()
