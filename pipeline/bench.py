@@ -48,10 +48,12 @@ def stage_one(teacher: Teacher, seconds: int, batch_size: int) -> dict[str, floa
     @torch.inference_mode()
     def naive() -> None:
         teacher.encoder.set_attn_implementation("eager")
-        maps = torch.stack(teacher.encoder(waveforms, output_attentions=True).attentions, dim=1).mean(dim=3)
-        product = torch.eye(maps.shape[-1])
-        for layer in range(maps.shape[1]):
-            product = (0.5 * maps[:, layer].transpose(1, 2) + 0.5 * torch.eye(maps.shape[-1])) @ product
+        maps = torch.stack(teacher.encoder(waveforms, output_attentions=True).attentions).mean(
+            dim=2
+        )  # (layer, batch, T, T)
+        product = identity = torch.eye(maps.shape[-1])
+        for attention in maps:
+            product = (0.5 * attention + 0.5 * identity) @ product
 
     return compare({"plain": plain, "pooled": lambda: pool_attention(teacher, waveforms), "naive": naive})
 
