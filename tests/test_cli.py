@@ -118,12 +118,12 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path, ti
         [*command, "cache", "build", "--data", "d", "--out", "c.zarr"], capture_output=True, text=True
     )
     assert built.returncode == 1
-    assert built.stderr.strip().endswith("Install it with: pip install 'tkd[teacher]'")
+    assert built.stderr.strip().endswith("Install it with: pip install -e '.[teacher]' (in tkd's folder)")
     reported = subprocess.run(
         [*command, "report", str(tiny_run), "--out", str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert reported.stdout.startswith("| model")
-    assert reported.stdout.strip().endswith("Install it with: pip install 'tkd[report]'")
+    assert reported.stdout.strip().endswith("Install it with: pip install -e '.[report]' (in tkd's folder)")
 
 
 def test_a_full_disk_is_one_line(tiny_cache, tmp_path):

@@ -36,5 +36,8 @@ def report(paths: list[Path], out: Path) -> list[str]:
     except (TkdError, CacheError) as error:
         return [*lines, f"No figure: {error}"]
     except ModuleNotFoundError as error:
-        return [*lines, f"No figure: {error.name} is not installed. Install it with: pip install 'tkd[report]'"]
+        return [
+            *lines,
+            f"No figure: {error.name} is not installed. Install it with: pip install -e '.[report]' (in tkd's folder)",
+        ]
     return [*lines, f"{out / 'attention.png'}: where the teacher and the students look"]
