@@ -41,7 +41,8 @@ class _Group(click.Group):
             if extra is None:
                 raise
             raise click.ClickException(
-                f"{error.name} is not installed; this command needs it. Install it with: pip install -e '.[{extra}]' (in tkd's folder)"
+                f"{error.name} is not installed; this command needs it. "
+                f"Install it with: pip install -e '.[{extra}]' (in tkd's folder)"
             ) from error
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
