@@ -1,9 +1,10 @@
 """The tkd cache: what it holds (FORMAT.md), how it is written, read and checked."""
 
+from cache_schema.convert import convert_cache
 from cache_schema.describe import describe_cache
 from cache_schema.errors import CacheError
+from cache_schema.format.schema import ARRAYS, FORMAT_VERSION, SPLITS, ArraySpec, Layout
 from cache_schema.reader import Cache, open_cache
-from cache_schema.schema import ARRAYS, FORMAT_VERSION, SPLITS, ArraySpec, Layout
 from cache_schema.validate import Problem, validate_cache
 from cache_schema.writer import create_cache, finalise, partition_rows, pending_partitions, write_partition
 
@@ -16,6 +17,7 @@ __all__ = [
     "CacheError",
     "Layout",
     "Problem",
+    "convert_cache",
     "create_cache",
     "describe_cache",
     "finalise",

@@ -4,17 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cache_schema.checks import metadata_faults
 from cache_schema.errors import CacheError
-from cache_schema.schema import SPLITS, required_arrays
-from cache_schema.store import (
-    open_group,
-    read_layout,
-    read_stored,
-    require_path,
-    working_path,
-    written_partitions,
-)
+from cache_schema.format.checks import metadata_faults
+from cache_schema.format.schema import SPLITS, required_arrays
+from cache_schema.stores import is_url, open_store
+from cache_schema.stores.working import working_path, written_partitions
 
 
 def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
@@ -28,23 +22,22 @@ def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         CacheError: there is nothing, finished or not, or nothing that could be looked into.
     """
-    path = Path(path)
-    folder = path if path.exists() or not working_path(path).exists() else working_path(path)
-    require_path(folder)
-    group, metadata = open_group(folder)
-    layout = read_layout(folder, metadata)
-    done = layout.n_partitions if metadata.get("complete") is True else len(written_partitions(folder))
+    if not is_url(path) and not Path(path).exists() and working_path(path).exists():
+        path = working_path(path)
+    store = open_store(path)
+    layout, metadata = store.layout(), store.metadata
+    done = layout.n_partitions if metadata.get("complete") is True else len(written_partitions(Path(path)))
     try:
         for fault in metadata_faults(metadata, layout):
             raise CacheError(fault.rstrip("."))
         teacher = metadata["teacher"]
-        seconds = float(read_stored(group, "n_frames").sum()) * teacher["hop_length"] / teacher["sample_rate"]
-        splits = read_stored(group, "split")
+        seconds = float(store.read("n_frames").sum()) * teacher["hop_length"] / teacher["sample_rate"]
+        splits = store.read("split")
     except CacheError as error:
-        raise CacheError(f"{folder}: {error}. List every fault with tkd cache validate.") from error
+        raise CacheError(f"{path}: {error}. List every fault with tkd cache validate.") from error
     arrays = {}
     for name, spec in required_arrays(layout).items():
-        n_bytes = _bytes(folder / name)
+        n_bytes = store.n_bytes(name)
         arrays[name] = {
             "dims": list(spec.dims),
             "shape": list(spec.grid(layout).shape),
@@ -53,17 +46,13 @@ def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
             "bytes_per_second": round(n_bytes / seconds, 2),
         }
     return {
-        "path": str(folder),
+        "path": str(path),
         **metadata,
         "n_partitions": layout.n_partitions,
         "partitions_done": done,
         "splits": {split: int((splits == value).sum()) for value, split in enumerate(SPLITS)},
         "seconds": seconds,
-        "bytes": _bytes(folder),
-        "files": sum(entry.is_file() for entry in folder.rglob("*")),
+        "bytes": store.n_bytes(),
+        "files": store.n_files,
         "arrays": arrays,
     }
-
-
-def _bytes(folder: Path) -> int:
-    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())

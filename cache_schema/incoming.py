@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import zarr
 
-from cache_schema.checks import WEIGHTS, Context, metadata_faults, name_faults, value_faults
-from cache_schema.coding import encode_log_uint8
-from cache_schema.digest import canonical_json
 from cache_schema.errors import CacheError
-from cache_schema.schema import FORMAT_VERSION, STATE_KEYS, ArraySpec, Layout, required_arrays
-from cache_schema.store import numpy_dtype, read_stored
+from cache_schema.format.checks import WEIGHTS, Context, metadata_faults, name_faults, value_faults
+from cache_schema.format.coding import encode_log_uint8
+from cache_schema.format.digest import canonical_json
+from cache_schema.format.schema import FORMAT_VERSION, STATE_KEYS, ArraySpec, Layout, required_arrays
+from cache_schema.stores.base import Store, numpy_dtype
 
 
 def complete_metadata(path: str | os.PathLike, layout: Layout, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,13 +54,13 @@ def stored_rows(
 
 def stored_partition(
     path: str | os.PathLike,
-    group: zarr.Group,
-    metadata: dict[str, Any],
+    store: Store,
     layout: Layout,
     index: int,
     arrays: Mapping[str, np.ndarray],
+    coded: bool,
 ) -> dict[str, np.ndarray]:
-    """The partition's arrays as they are to be stored.
+    """The partition's arrays as they are to be stored; `coded` where weights are given as codes already.
 
     Raises:
         CacheError: a name, shape, dtype or value is not what the format needs.
@@ -69,30 +68,34 @@ def stored_partition(
     where = f"{path}: {layout.place(index)}"
     specs = required_arrays(layout, "partition")
     rows = layout.partition_rows(index)
-    known = {name: read_stored(group, name)[rows] for name in ("clip_id", "n_frames")}
-    context = Context(layout, metadata, known, rows.start)
+    known = {name: store.read(name)[rows] for name in ("clip_id", "n_frames")}
+    context = Context(layout, store.metadata, known, rows.start)
     faults = list(name_faults(arrays, specs))
     stored = {}
     for name, spec in specs.items() if not faults else ():
         shape = (rows.stop - rows.start, *spec.grid(layout).shape[1:])
-        values = _cast(where, spec, arrays[name], shape)
-        faults += value_faults(name, values, context, WEIGHTS if spec.coding else None)
-        stored[name] = encode_log_uint8(values, ~context.beyond(values.ndim), spec.coding) if spec.coding else values
+        encodes = spec.coding is not None and not coded
+        values = _cast(where, spec, arrays[name], shape, encodes)
+        faults += value_faults(name, values, context, WEIGHTS if encodes else None)
+        stored[name] = encode_log_uint8(values, ~context.beyond(values.ndim), spec.coding) if encodes else values
     if faults:
         raise CacheError(f"{where}: {' '.join(faults)}")
     return stored
 
 
-def _cast(where: object, spec: ArraySpec, values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The values in the stored dtype; no number or string changes but for the rounding of floats."""
+def _cast(where: object, spec: ArraySpec, values: Any, shape: tuple[int, ...], encodes: bool = False) -> np.ndarray:
+    """The values in the stored dtype; no number or string changes but for the rounding of floats.
+
+    Those that are yet to be encoded stay as they are.
+    """
     values = np.asarray(values)
     if values.shape != shape:
         raise CacheError(f"{where}: {spec.name} has shape {values.shape}, must be {shape} ({', '.join(spec.dims)}).")
-    floats = spec.dtype == "float16" or spec.coding is not None
+    floats = spec.dtype == "float16" or encodes
     kinds = "f" if floats else "UOT" if spec.dtype == "string" else "iub"
     if values.dtype.kind not in kinds:
         raise CacheError(f"{where}: {spec.name} has dtype {values.dtype}, cannot be stored as {spec.dtype}.")
-    if spec.coding is not None:
+    if encodes:
         return values
     try:
         with np.errstate(over="ignore"):  # an infinity is found, and named, by the checks

@@ -7,22 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
-from cache_schema.coding import decode_log_uint8
-from cache_schema.digest import array_digest, cache_id, partition_digest
 from cache_schema.errors import CacheError
-from cache_schema.schema import SPLITS, ArraySpec, Layout, required_arrays
-from cache_schema.store import (
-    DIGESTS_ATTRIBUTE,
-    numpy_dtype,
-    open_array,
-    open_group,
-    progress,
-    read_layout,
-    read_stored,
-    require_path,
-)
+from cache_schema.format.coding import decode_log_uint8
+from cache_schema.format.digest import array_digest, cache_id, partition_digest
+from cache_schema.format.schema import SPLITS, ArraySpec, Layout, required_arrays
+from cache_schema.stores import is_url, open_store
+from cache_schema.stores.base import DIGESTS_ATTRIBUTE, Form, Store, numpy_dtype
+from cache_schema.stores.working import progress
 
 WAY_OUT = "Fetch the cache again, or rebuild it with tkd cache build --force; tkd cache validate lists every fault."
 
@@ -32,18 +24,28 @@ class Cache:
     """A finished cache; made by `open_cache`.
 
     Attributes:
-        path: its folder.
+        path: where it is: a path or a URL.
         metadata: the `tkd_cache` attribute: who made it, from what, how.
         layout: its sizes.
         specs: its arrays, by name.
-        group: the Zarr group, for what is not covered here; reading from it verifies checksums but no digests.
+        forms: how each array is stored.
+        store: its container.
     """
 
-    path: Path
+    path: Path | str
     metadata: dict[str, Any]
     layout: Layout
     specs: dict[str, ArraySpec]
-    group: zarr.Group
+    forms: dict[str, Form]
+    store: Store
+
+    def __reduce__(self) -> tuple:
+        return open_cache, (self.path,)  # another process verifies it anew
+
+    @property
+    def location(self) -> str:
+        """The absolute path, or the URL."""
+        return self.path if isinstance(self.path, str) else str(self.path.resolve())
 
     @property
     def task(self) -> str:
@@ -78,6 +80,8 @@ class Cache:
             CacheError: no such array, or any of its bytes is missing, damaged or altered.
         """
         spec = self._spec(name)
+        if spec.written == "finalise":
+            return self._stored(name, slice(None), "")  # verified on opening: the cache_id is made of it
         indices = range(self.layout.n_partitions) if partitions is None else partitions
         ranges = [self.layout.partition_rows(index) for index in indices]
         shape = (sum(rows.stop - rows.start for rows in ranges), *spec.grid(self.layout).shape[1:])
@@ -88,7 +92,7 @@ class Cache:
         for index, rows in zip(indices, ranges, strict=True):
             place = f", {self.layout.place(index)}"
             stored = self._stored(name, rows, place) if whole is None else whole[rows]
-            attributes = self.group[name].attrs
+            attributes = self.forms[name].attributes
             if array_digest(name, stored, attributes.get("coding")) != attributes[DIGESTS_ATTRIBUTE][index]:
                 raise CacheError(f"{self.path}: {name}{place}: missing or altered (wrong digest). {WAY_OUT}")
             values[filled : filled + len(stored)] = self.decode(name, stored) if decode else stored
@@ -101,7 +105,7 @@ class Cache:
         Raises:
             CacheError: no such array, or a coding this version does not know.
         """
-        coding = self.group[name].attrs["coding"] if self._spec(name).coding else None
+        coding = self.forms[name].attributes["coding"] if self._spec(name).coding else None
         return stored if coding is None else decode_log_uint8(stored, coding)
 
     def _spec(self, name: str) -> ArraySpec:
@@ -111,7 +115,7 @@ class Cache:
 
     def _stored(self, name: str, rows: slice, place: str) -> np.ndarray:
         try:
-            return read_stored(self.group, name, rows)
+            return self.store.read(name, rows)
         except CacheError as error:
             raise CacheError(f"{self.path}: {name}{place}: {error}. {WAY_OUT}") from error
 
@@ -122,44 +126,49 @@ def open_cache(path: str | os.PathLike) -> Cache:
     Raises:
         CacheError: nothing is there, it is something else, of another format version, unfinished or altered.
     """
-    path = Path(path)
-    require_path(path)
-    group, metadata = open_group(path)
-    layout = read_layout(path, metadata)
-    if metadata.get("complete") is not True:
-        raise CacheError(f"{path}: unfinished, {progress(path, layout)}.")
-    faults = digest_faults(group, metadata, layout)
+    store = open_store(path)
+    layout = store.layout()
+    if store.metadata.get("complete") is not True:
+        raise CacheError(f"{path}: unfinished, {progress(Path(path))}.")
+    faults, forms = digest_faults(store, layout)
     if faults:
         raise CacheError(f"{path}: {faults[0]} {WAY_OUT}")
-    return Cache(path, metadata, layout, required_arrays(layout), group)
+    specs = required_arrays(layout)
+    return Cache(path if is_url(path) else Path(path), dict(store.metadata), layout, specs, forms, store)
 
 
-def digest_faults(group: zarr.Group, metadata: dict[str, Any], layout: Layout) -> list[str]:
-    """What is wrong between the digests of a finished cache; reads attributes and one small array.
+def digest_faults(store: Store, layout: Layout) -> tuple[list[str], dict[str, Form]]:
+    """What is wrong between the digests of a finished cache, and its arrays' forms; reads no more than is small.
 
     The cache_id covers the provenance and the partition digests, a partition digest covers the digests of its arrays,
     and those the content: so a reader of one array verifies that array alone, and yet up to the cache_id.
     """
     faults: list[str] = []
-    digests: dict[str, list[str]] = {}
-    for name, spec in required_arrays(layout).items():
-        if spec.written == "finalise":
-            continue
+    forms: dict[str, Form] = {}
+    for name in required_arrays(layout):
         try:
-            digests[name] = list(open_array(group, name).attrs.get(DIGESTS_ATTRIBUTE, ()))
+            forms[name] = store.form(name)
         except CacheError as error:
             faults.append(f"{name}: {error}.")
-            continue
-        if len(digests[name]) != layout.n_partitions:
-            faults.append(f"{name}: {len(digests[name])} digests for {layout.n_partitions} partitions.")
+    digests = {name: list(form.attributes.get(DIGESTS_ATTRIBUTE, ())) for name, form in forms.items()}
+    digests.pop("partition_digest", None)
+    faults += [
+        f"{name}: {len(found)} digests for {layout.n_partitions} partitions."
+        for name, found in digests.items()
+        if len(found) != layout.n_partitions
+    ]
+    if "partition_digest" not in forms:
+        return faults, forms
     try:
-        stored = [str(digest) for digest in read_stored(group, "partition_digest")]
+        stored = [str(digest) for digest in store.read("partition_digest")]
     except CacheError as error:
-        return [*faults, f"partition_digest: {error}."]
+        return [*faults, f"partition_digest: {error}."], forms
+    if not faults and len(stored) != layout.n_partitions:
+        faults.append(f"partition_digest: {len(stored)} digests for {layout.n_partitions} partitions.")
     if not faults:
         for index in range(layout.n_partitions):
             if partition_digest({name: digests[name][index] for name in digests}) != stored[index]:
                 faults.append(f"partition_digest, {layout.place(index)}: not the digest of its arrays' digests.")
-    if cache_id(stored, metadata) != metadata.get("cache_id"):
+    if cache_id(stored, store.metadata) != store.metadata.get("cache_id"):
         faults.append("tkd_cache.cache_id: not the digest of the provenance and the partitions; one was altered.")
-    return faults
+    return faults, forms

@@ -12,25 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
-from cache_schema.digest import array_digest, cache_id, canonical_json, partition_digest
+from cache_schema.convert import new_cache, write_hdf5
 from cache_schema.errors import CacheError
+from cache_schema.format.digest import array_digest, cache_id, canonical_json, partition_digest
+from cache_schema.format.schema import Layout, required_arrays
 from cache_schema.incoming import complete_metadata, stored_partition, stored_rows
-from cache_schema.schema import Layout, required_arrays
-from cache_schema.store import (
-    ATTRIBUTE,
-    DIGESTS_ATTRIBUTE,
-    RECORDS,
-    create_group,
-    discard,
-    flush,
-    open_group,
-    read_layout,
-    read_stored,
-    working_path,
-    written_partitions,
-)
+from cache_schema.reader import open_cache
+from cache_schema.stores import open_store
+from cache_schema.stores.base import ATTRIBUTE, DIGESTS_ATTRIBUTE, STRING
+from cache_schema.stores.working import RECORDS, discard, working_path, written_partitions
+from cache_schema.stores.zarr_store import ZarrStore, create_folder, flush, write_shard
 
 REPLACE_MARK = "replace"  # in the folder of records: the finished cache of this name may be replaced
 
@@ -58,13 +50,15 @@ def create_cache(
             or an unfinished one was begun with something else.
     """
     path = Path(path)
+    if path.suffix not in (".zarr", ".h5"):
+        raise CacheError(f"{path}: the name of a cache ends in .zarr or .h5. Give such an --out.")
     folder = working_path(path)
     metadata = complete_metadata(path, layout, metadata)
     rows = stored_rows(path, layout, rows, metadata)
     if path.exists():
         if not force:
             raise CacheError(f"{path}: already there and complete; --force rebuilds it, or choose another --out.")
-        open_group(path)  # only a cache may be replaced by one
+        open_store(path)  # only a cache may be replaced by one
     if folder.exists():
         differing = _differences_to_begun(folder, metadata, rows)
         if differing and not force:
@@ -86,7 +80,7 @@ def _begin(path: Path, layout: Layout, metadata: dict[str, Any], rows: Mapping[s
     """Makes the working store under a third name first, so that it exists only with all its arrays and rows."""
     draft = Path(f"{path}.begin")
     discard(draft, path)
-    group = create_group(draft, layout, metadata)
+    group = create_folder(draft, layout, metadata)
     for name, values in rows.items():
         group[name][:] = values
     (draft / RECORDS).mkdir()
@@ -97,11 +91,15 @@ def _begin(path: Path, layout: Layout, metadata: dict[str, Any], rows: Mapping[s
 def _differences_to_begun(folder: Path, metadata: dict[str, Any], rows: Mapping[str, np.ndarray]) -> list[str]:
     """What an unfinished cache was begun with that is not so now."""
     try:
-        group, begun = open_group(folder)
-        begun = {**begun, "cache_id": None, "complete": False}  # a finalise may have been cut off before the rename
+        store = ZarrStore(folder)
+        begun = {
+            **store.metadata,
+            "cache_id": None,
+            "complete": False,
+        }  # a finalise may have been cut off before the rename
         differing = list(_differences(begun, metadata))
         if not differing:
-            differing = [f"other {name}" for name in rows if not np.array_equal(read_stored(group, name), rows[name])]
+            differing = [f"other {name}" for name in rows if not np.array_equal(store.read(name), rows[name])]
     except CacheError as error:
         return [f"it is damaged: {error}"]
     return differing
@@ -119,12 +117,11 @@ def _differences(begun: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     return found
 
 
-def _open_working(path: str | os.PathLike, mode: str = "r") -> tuple[Path, zarr.Group, dict[str, Any], Layout]:
+def _open_working(path: str | os.PathLike, mode: str = "r") -> ZarrStore:
     folder = working_path(path)
     if not folder.exists():
         raise CacheError(f"{path}: no unfinished cache; begin one with create_cache (tkd cache build).")
-    group, metadata = open_group(folder, mode)
-    return folder, group, metadata, read_layout(folder, metadata)
+    return ZarrStore(folder, mode)
 
 
 def partition_rows(cache: Layout | str | os.PathLike, index: int) -> slice:
@@ -133,7 +130,7 @@ def partition_rows(cache: Layout | str | os.PathLike, index: int) -> slice:
     Raises:
         CacheError: there is no such partition, or no unfinished cache.
     """
-    layout = cache if isinstance(cache, Layout) else _open_working(cache)[-1]
+    layout = cache if isinstance(cache, Layout) else _open_working(cache).layout()
     return layout.partition_rows(index)
 
 
@@ -143,13 +140,13 @@ def pending_partitions(path: str | os.PathLike) -> list[int]:
     Raises:
         CacheError: there is no unfinished cache.
     """
-    folder, _, metadata, layout = _open_working(path)
-    if metadata["complete"]:  # finalise was cut off between the last attribute and the rename
+    store = _open_working(path)
+    if store.metadata["complete"]:  # finalise was cut off between the last attribute and the rename
         return []
-    return sorted(set(range(layout.n_partitions)) - written_partitions(folder))
+    return sorted(set(range(store.layout().n_partitions)) - written_partitions(store.folder))
 
 
-def write_partition(path: str | os.PathLike, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+def write_partition(path: str | os.PathLike, index: int, arrays: Mapping[str, np.ndarray], coded: bool = False) -> None:
     """Writes one partition; it counts only when the call returns.
 
     Different partitions may be written at once by any number of processes, one partition by one at a time.
@@ -159,29 +156,25 @@ def write_partition(path: str | os.PathLike, index: int, arrays: Mapping[str, np
         index: the partition.
         arrays: every per-partition array of the layout, (clips of the partition, ...) padded to the layout's lengths.
             Weights, logits and features are floating; `layer_weights` and `head_weights` are coded here.
+        coded: these two are given as codes already, as `Cache.read(..., decode=False)` returns them.
 
     Raises:
         CacheError: names, shapes, dtypes or values are not what the format needs (then nothing is written), or the
             store returns something else than was written.
     """
-    folder, group, metadata, layout = _open_working(path, "r+")
+    store = _open_working(path, "r+")
+    layout = store.layout()
     rows = layout.partition_rows(index)
-    if metadata["complete"]:
+    if store.metadata["complete"]:
         raise CacheError(f"{path}: every partition is written; call finalise.")
-    stored = stored_partition(path, group, metadata, layout, index, arrays)
-    record = folder / RECORDS / f"{index:05d}.json"
+    stored = stored_partition(path, store, layout, index, arrays, coded)
+    record = store.folder / RECORDS / f"{index:05d}.json"
     record.unlink(missing_ok=True)
     digests = {}
     for name, values in stored.items():
-        shard = folder / name / "c" / str(index)
-        # zarr reads a shard before it writes any part of it, and fails on one that is damaged
-        if shard.is_dir():
-            shutil.rmtree(shard)
-        else:
-            shard.unlink(missing_ok=True)
-        group[name][rows] = values
-        coding = group[name].attrs.get("coding")
-        digests[name] = array_digest(name, read_stored(group, name, rows), coding)
+        shard = write_shard(store, name, rows, index, values)
+        coding = store.form(name).attributes.get("coding")
+        digests[name] = array_digest(name, store.read(name, rows), coding)
         if digests[name] != array_digest(name, values, coding):
             raise CacheError(f"{path}: {name}, {layout.place(index)} did not read back as written. Check the disk.")
         flush(shard)
@@ -204,7 +197,8 @@ def finalise(path: str | os.PathLike) -> str:
         CacheError: partitions are missing (all are listed), or a finished cache of this name appeared meanwhile.
     """
     path = Path(path)
-    folder, group, metadata, layout = _open_working(path, "r+")
+    store = _open_working(path, "r+")
+    folder, layout = store.folder, store.layout()
     missing = pending_partitions(path)
     if missing:
         raise CacheError(
@@ -213,30 +207,35 @@ def finalise(path: str | os.PathLike) -> str:
         )
     if path.exists() and not (folder / RECORDS / REPLACE_MARK).exists():
         raise CacheError(f"{path}: already there and complete; --force replaces it.")
-    if not metadata["complete"]:
-        metadata = _seal(folder, group, metadata, layout)
+    if not store.metadata["complete"]:
+        _seal(store, layout)
     # From here on the working store is whole, whatever becomes of this process; so the old cache may go.
-    discard(path, path)
-    shutil.rmtree(folder / RECORDS, ignore_errors=True)
-    folder.rename(path)
-    return metadata["cache_id"]
+    if path.suffix == ".h5":
+        with new_cache(path) as draft:
+            write_hdf5(open_cache(folder), draft)
+        discard(folder, path)
+    else:
+        discard(path, path)
+        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+        folder.rename(path)
+    return store.metadata["cache_id"]
 
 
-def _seal(folder: Path, group: zarr.Group, metadata: dict[str, Any], layout: Layout) -> dict[str, Any]:
+def _seal(store: ZarrStore, layout: Layout) -> None:
     """Writes the digests, and last of all the attribute that says complete."""
+    folder, group = store.folder, store.group
     digests = [json.loads((folder / RECORDS / f"{i:05d}.json").read_bytes()) for i in range(layout.n_partitions)]
     for name in required_arrays(layout, "creation"):
-        values = read_stored(group, name)
+        values = store.read(name)
         for index, partition in enumerate(digests):
             partition[name] = array_digest(name, values[layout.partition_rows(index)])
     for name in digests[0]:
         group[name].attrs[DIGESTS_ATTRIBUTE] = [partition[name] for partition in digests]
     partition_digests = [partition_digest(partition) for partition in digests]
-    group["partition_digest"][:] = np.array(partition_digests, np.dtypes.StringDType())
+    group["partition_digest"][:] = np.array(partition_digests, STRING)
     for leftover in folder.rglob("*.partial"):  # zarr's own temporary files, of writers that were killed
         leftover.unlink()
     flush(folder)
-    metadata = {**metadata, "cache_id": cache_id(partition_digests, metadata), "complete": True}
-    group.attrs[ATTRIBUTE] = metadata
+    identity = cache_id(partition_digests, store.metadata)
+    group.attrs[ATTRIBUTE] = {**store.metadata, "cache_id": identity, "complete": True}
     flush(folder / "zarr.json")
-    return metadata

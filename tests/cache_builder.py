@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from cache_schema import Layout, create_cache, finalise, pending_partitions, write_partition
-from cache_schema.schema import required_arrays
+from cache_schema.format.schema import required_arrays
 
 
 def sizes(**change) -> Layout:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cache_schema import CacheError
-from cache_schema.coding import LOG_UINT8, decode_log_uint8, encode_log_uint8
-from cache_schema.digest import array_digest, cache_id, canonical_json, partition_digest
+from cache_schema.format.coding import LOG_UINT8, decode_log_uint8, encode_log_uint8
+from cache_schema.format.digest import array_digest, cache_id, canonical_json, partition_digest
 
 WEIGHTS = hnp.arrays(
     np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=9), elements=st.floats(0, 1, width=32)

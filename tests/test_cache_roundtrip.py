@@ -11,7 +11,7 @@ import zarr
 from cache_builder import build, content, metadata, partition, rows, sizes
 
 from cache_schema import CacheError, Layout, create_cache, describe_cache, open_cache, partition_rows, write_partition
-from cache_schema.schema import ARRAYS, required_arrays
+from cache_schema.format.schema import ARRAYS, required_arrays
 
 
 @pytest.mark.parametrize("task", ["single_label", "multi_label"])

@@ -9,7 +9,7 @@ import zarr
 from cache_builder import build, metadata, partition, rows, sizes
 
 from cache_schema import CacheError, create_cache, open_cache, validate_cache, write_partition
-from cache_schema.schema import required_arrays
+from cache_schema.format.schema import required_arrays
 
 LAYOUT = sizes(keep="heads")
 ARRAYS = [name for name, spec in required_arrays(LAYOUT).items() if spec.written != "finalise"]
@@ -183,7 +183,7 @@ def test_a_wrong_path_names_the_nearest_caches(cache):
     with pytest.raises(CacheError, match=r"there is no folder .*nowhere"):
         open_cache(cache.parent / "nowhere" / "kws.zarr")
     (cache.parent / "empty").mkdir()
-    with pytest.raises(CacheError, match=r"There is no \.zarr; make one with tkd cache build"):
+    with pytest.raises(CacheError, match=r"There is no cache; make one with tkd cache build"):
         open_cache(cache.parent / "empty" / "kws.zarr")
 
 
@@ -192,9 +192,9 @@ def test_something_else_at_the_path_is_named(tmp_path):
     (tmp_path / "folder").mkdir()
     zarr.create_group(tmp_path / "foreign.zarr")
     for name, message in (
-        ("file", "file: a file; a cache is a folder, made by tkd cache build"),
+        ("file", "file: a file, but no cache: neither HDF5 nor a .zip"),
         ("folder", "folder: a folder, but no cache"),
-        ("foreign.zarr", "foreign.zarr: a Zarr group, but no cache .it has no attribute 'tkd_cache'"),
+        ("foreign.zarr", "foreign.zarr: readable, but no cache .it has no attribute 'tkd_cache'"),
     ):
         with pytest.raises(CacheError, match=message):
             open_cache(tmp_path / name)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema.schema import UNIDENTIFYING_KEYS
+from cache_schema.format.schema import UNIDENTIFYING_KEYS
 
 
 def canonical_json(value: Any) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema.schema import REQUIRED_METADATA, SPLITS, ArraySpec, Layout
+from cache_schema.format.schema import REQUIRED_METADATA, SPLITS, ArraySpec, Layout
 
 SUM_TOLERANCE = 2e-3  # float16 rounds each weight by up to 2**-11 of it, unbiased; a wrong pooling misses by far more
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cache_schema.coding import LOG_UINT8
 from cache_schema.errors import CacheError
+from cache_schema.format.coding import LOG_UINT8
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")  # a split is stored as its position here

@@ -1,0 +1,62 @@
+"""The containers of a cache: which one lies at a location, and how it is read."""
+
+import difflib
+import os
+from pathlib import Path
+
+from cache_schema.errors import CacheError
+from cache_schema.stores.base import Store
+from cache_schema.stores.hdf5_store import SIGNATURE as HDF5_SIGNATURE
+from cache_schema.stores.hdf5_store import Hdf5Store
+from cache_schema.stores.working import progress, working_path
+from cache_schema.stores.zarr_store import ZarrStore
+from cache_schema.stores.zip_store import SIGNATURE as ZIP_SIGNATURE
+from cache_schema.stores.zip_store import ZipStore
+
+SUFFIXES = (".zarr", ".h5", ".zip")
+
+
+def is_url(location: str | os.PathLike) -> bool:
+    """Whether a location is a URL, rather than a path."""
+    return "://" in os.fspath(location)
+
+
+def open_store(location: str | os.PathLike) -> Store:
+    """The cache at a path or URL, whatever its container; by its content, not by its name.
+
+    Raises:
+        CacheError: nothing is there, or no cache.
+    """
+    if is_url(location):
+        from cache_schema.stores.remote import open_remote  # needs the extra `remote`
+
+        return open_remote(os.fspath(location))
+    path = Path(location)
+    require_path(path)
+    if path.is_dir():
+        return ZarrStore(path)
+    with path.open("rb") as file:
+        start = file.read(len(HDF5_SIGNATURE))
+    if start == HDF5_SIGNATURE:
+        return Hdf5Store(path)
+    if start.startswith(ZIP_SIGNATURE):
+        return ZipStore(path)
+    raise CacheError(f"{path}: a file, but no cache: neither HDF5 nor a .zip. Fetch it again, or give another.")
+
+
+def require_path(path: Path) -> None:
+    """Returns if something is at the path.
+
+    Raises:
+        CacheError: nothing is; the message names an unfinished cache, or what is there instead.
+    """
+    if path.exists():
+        return
+    if working_path(path).exists():
+        raise CacheError(f"{path}: not finished yet, {progress(working_path(path))}.")
+    if not path.parent.is_dir():
+        raise CacheError(f"{path}: not found; there is no folder {path.parent}.")
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix in SUFFIXES)
+    near = difflib.get_close_matches(path.name, names, cutoff=0.4) or names[:3]
+    hint = f"Did you mean {' or '.join(near)}?" if near else "There is no cache; make one with tkd cache build."
+    raise CacheError(f"{path}: not found in {path.parent.resolve()}. {hint}")

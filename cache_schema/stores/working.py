@@ -1,0 +1,47 @@
+"""The folder in which a cache grows until it is whole."""
+
+import os
+import shutil
+from pathlib import Path
+
+from cache_schema.stores.zarr_store import ZarrStore
+
+RECORDS = "partitions"  # its folder of records: one small file per partition that is whole
+
+
+def working_path(path: str | os.PathLike) -> Path:
+    """The folder a cache lives in until it is whole: the final name never shows unfinished work."""
+    return Path(f"{os.fspath(path)}.partial")
+
+
+def written_partitions(folder: Path) -> set[int]:
+    """The partitions of a working store that are whole."""
+    return {int(record.stem) for record in (folder / RECORDS).glob("*.json")}
+
+
+def progress(folder: Path) -> str:
+    """How far the working store is, and how to go on, for messages."""
+    layout = ZarrStore(folder).layout()
+    return (
+        f"{len(written_partitions(folder))} of {layout.n_partitions} partitions are done; "
+        "running the same tkd cache build again continues where it stopped"
+    )
+
+
+def discard(entry: Path, path: Path) -> None:
+    """Removes a folder or file that belongs to the cache `path`, and what an earlier interrupted removal left.
+
+    It is renamed first, so that a removal that is interrupted leaves nothing that could be taken for a cache.
+    """
+    bin_path = Path(f"{path}.discarded")
+    _remove(bin_path)
+    if entry.exists():
+        entry.rename(bin_path)
+        _remove(bin_path)
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
