@@ -6,15 +6,18 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import ChoiceWithHint
+from pipeline.cli.options import ChoiceWithHint, Memory
 
 
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--cache", "cache_path", type=click.Path(path_type=Path), help="Cache to score on.  [default: the run's]")
 @click.option("--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test")
+@click.option(
+    "--memory", type=Memory(), help="What the cache may take in memory, as 2G.  [default: half of what is free]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate_command(run, cache_path, split, as_json) -> None:
+def evaluate_command(run, cache_path, split, memory, as_json) -> None:
     """Score the student of a complete RUN on a split of a cache.
 
     \b
@@ -29,7 +32,7 @@ def evaluate_command(run, cache_path, split, as_json) -> None:
     complete = read_run(run)
     cache = open_cache(cache_path or complete.config["cache"])
     require_fitting(complete, cache)
-    clips = load_splits(cache)[split]
+    clips = load_splits(cache, memory=memory, names=(split,))[split]
     scores = score(complete.student, complete.query, clips, cache.metadata)
     if as_json:
         click.echo(json.dumps({"split": split, **dataclasses.asdict(scores)}))

@@ -1,5 +1,6 @@
 """Option types shared by the commands."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -47,3 +48,17 @@ class Crops(click.ParamType):
             return tuple((float(seconds), int(epochs)) for seconds, epochs in pairs)
         except ValueError:
             self.fail(f"{value!r} is not seconds:epochs,... as in 1.25:8,2:4", param, ctx)
+
+
+class Memory(click.ParamType):
+    """Bytes: 512M, 2G, 1.5G or plain 1500000; K, M, G and T are powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)i?B?", value.strip(), re.IGNORECASE)
+        if not found:
+            self.fail(f"{value!r} is not a size as in 512M or 2G", param, ctx)
+        return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))

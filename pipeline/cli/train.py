@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import ChoiceWithHint, checked
+from pipeline.cli.options import ChoiceWithHint, Memory, checked
 from pipeline.distill.config import FIRST_FRAME, TrainConfig
 
 
@@ -36,12 +36,15 @@ def _students():
 @click.option("--bfloat16", is_flag=True, help="Mixed precision: about twice as fast on CPUs that have it.")
 @click.option("--seed", type=int, default=TrainConfig.seed, help="Everything random is drawn from it.")
 @click.option(
+    "--memory", type=Memory(), help="What the cache may take in memory, as 2G.  [default: half of what is free]"
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/DATASET-STUDENT-kdW-seedN]"
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--force", is_flag=True, help="Start over.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
-def train_command(cache_path, out, resume, force, as_json, **settings) -> None:
+def train_command(cache_path, memory, out, resume, force, as_json, **settings) -> None:
     """Stage two: train a student from a cache. The teacher does not run, and the dataset is not needed.
 
     \b
@@ -55,7 +58,7 @@ def train_command(cache_path, out, resume, force, as_json, **settings) -> None:
     cache = open_cache(cache_path)
     dataset = cache.metadata["dataset"]["name"]
     out = out or Path("runs") / f"{dataset}-{config.student}-kd{config.kd_weight:g}-seed{config.seed}"
-    metrics = train(cache, config, out, resume, force)
+    metrics = train(cache, config, out, resume, force, memory)
     if as_json:
         click.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
     else:

@@ -4,6 +4,8 @@ import dataclasses
 import math
 import sys
 import time
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +18,49 @@ from torch.utils.tensorboard import SummaryWriter
 from cache_schema import Cache
 from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
 from pipeline.distill.config import TrainConfig
-from pipeline.distill.data import Clips, load_splits
+from pipeline.distill.data import Clips, Split, load_splits
 from pipeline.distill.losses import combined_loss, student_attention, temporal_kd_loss
 from pipeline.distill.run import begin_run, is_complete, read_run, write_json, write_tensors
-from pipeline.distill.score import score
+from pipeline.distill.score import score, score_teacher
 from pipeline.errors import TkdError
-from pipeline.frames import FrameGrid, align, mean_share, share_in_event, student_grid, teacher_grid, without_readout
+from pipeline.frames import FrameGrid, align, student_grid, teacher_grid
 from pipeline.lock import only_one
 from pipeline.progress import Progress, say
 from students import STUDENTS, StudentOutput, build_student, count_parameters
 
 
-def train(cache: Cache, config: TrainConfig, out: Path, resume: bool = False, force: bool = False) -> dict[str, Any]:
+def train(
+    cache: Cache,
+    config: TrainConfig,
+    out: Path,
+    resume: bool = False,
+    force: bool = False,
+    memory: int | None = None,
+) -> dict[str, Any]:
     """Trains a student, writes the run directory `out` and returns its metrics; a complete run resumed is returned.
 
     The best epoch by validation accuracy is kept; the test split is scored once, at the end.
 
+    Args:
+        cache: A finished cache.
+        config: The settings.
+        out: The run directory.
+        resume: Go on with an interrupted run.
+        force: Start over.
+        memory: Bytes the cache may take in memory, see `load_splits`; no setting, because it changes no result.
+
     Raises:
-        TkdError: `out` is taken, the cache cannot be trained on, or the loss is not finite.
+        TkdError: `out` is taken, the cache cannot be trained on, too little memory, or the loss is not finite.
         CacheError: the cache is damaged.
     """
-    splits = load_splits(cache, drop_first=config.first_frame == "drop")
+    splits = load_splits(cache, config.first_frame == "drop", memory)
     require_frames(cache, splits, config.student)
     with only_one(out):
         begin_run(out, {**dataclasses.asdict(config), **describe(cache)}, resume, force)
         return read_run(out).metrics if is_complete(out) else _train(cache, splits, config, out)
 
 
-def _train(cache: Cache, splits: dict[str, Clips], config: TrainConfig, out: Path) -> dict[str, Any]:
+def _train(cache: Cache, splits: dict[str, Split], config: TrainConfig, out: Path) -> dict[str, Any]:
     set_seed(config.seed)
     accelerator = Accelerator()
     bare = build_student(config.student, len(cache.labels), cache.layout.n_features)
@@ -55,17 +72,22 @@ def _train(cache: Cache, splits: dict[str, Clips], config: TrainConfig, out: Pat
     student, optimizer = accelerator.prepare(bare, optimizer)
     source, target = teacher_grid(cache.metadata), student_grid(cache.metadata, bare)
 
-    clips = splits["train"]
-    n_steps = math.ceil(len(clips) / config.batch_size)  # an epoch
+    n_steps = math.ceil(len(splits["train"]) / config.batch_size)  # an epoch
+    seeds = (config.seed * config.epochs + epoch for epoch in range(progression.epoch, config.epochs))
+    if not splits["train"].resident:
+        say(f"{cache.path} is larger than the memory it may take (--memory): it is read again in each epoch.")
     started = time.monotonic() - progression.seconds
-    with SummaryWriter(str(out)) as board, Progress(f"training {out.name}", config.epochs * n_steps, "steps") as bar:
+    with (
+        SummaryWriter(str(out)) as board,
+        Progress(f"training {out.name}", config.epochs * n_steps, "steps") as bar,
+        closing(splits["train"].shuffled(config.batch_size, seeds)) as batches,
+    ):
         bar.advance(progression.epoch * n_steps)
         for epoch in range(progression.epoch, config.epochs):
             student.train()
-            shuffle = torch.Generator().manual_seed(config.seed * config.epochs + epoch)
             sums = torch.zeros(2, device=accelerator.device)
-            for step, rows in enumerate(torch.randperm(len(clips), generator=shuffle).split(config.batch_size)):
-                batch = clips.take(rows).to(accelerator.device)
+            for step, batch in enumerate(islice(batches, n_steps)):
+                batch = batch.to(accelerator.device)
                 # Not the Accelerator's mixed precision: that would also wrap the student that is scored.
                 with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bfloat16):
                     output = student(batch.features.float(), batch.lengths)
@@ -107,7 +129,7 @@ def _train(cache: Cache, splits: dict[str, Clips], config: TrainConfig, out: Pat
     return _finish(cache, config, out, bare, query, splits["test"], progression)
 
 
-def require_frames(cache: Cache, splits: dict[str, Clips], name: str) -> None:
+def require_frames(cache: Cache, splits: dict[str, Split], name: str) -> None:
     """Checks that a student can be trained on every clip.
 
     Raises:
@@ -119,19 +141,19 @@ def require_frames(cache: Cache, splits: dict[str, Clips], name: str) -> None:
             f"{cache.path}: {cache.layout.n_features} mel bins, {name} takes {student.n_mfcc} coefficients of them. "
             "Use another --student."
         )
-    for clips in splits.values():
-        short = (clips.lengths < student.min_frames).numpy()
+    for split in splits.values():
+        short = (split.lengths < student.min_frames).numpy()
         if short.any():
             raise TkdError(
                 f"{cache.path}: {short.sum()} clips have fewer than the {student.min_frames} feature frames of {name}, "
-                f"{clips.clip_id[short][0]} the first. Use another --student, or prepare with --length."
+                f"{split.clip_id[short][0]} the first. Use another --student, or prepare with --length."
             )
 
 
 def describe(cache: Cache) -> dict[str, Any]:
     """Returns what a run notes of its cache: enough to use the student without it, and to know it again."""
     return {
-        "cache": str(cache.path.resolve()),
+        "cache": cache.location,
         "cache_id": cache.metadata["cache_id"],
         "labels": cache.labels,
         "features": cache.metadata["features"],
@@ -165,12 +187,10 @@ def learning_rate(config: TrainConfig, step: int, warmup: int) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _finish(cache, config, out, student, query, test: Clips, progression: Progression) -> dict[str, Any]:
+def _finish(cache, config, out, student, query, test: Split, progression: Progression) -> dict[str, Any]:
     """Scores the best epoch on the test split and writes what makes the run complete; metrics.json last."""
     scores = score(student, query, test, cache.metadata)
-    readout = cache.metadata["teacher"].get("readout", "")
-    event = teacher_grid(cache.metadata), test.event_start, test.event_stop
-    valid = (torch.arange(test.weights.shape[1]) < test.weight_lengths[:, None]).float()
+    teacher, uniform_share = score_teacher(test, cache.metadata)
     metrics = {
         "student": config.student,
         "dataset": cache.metadata["dataset"]["name"],
@@ -189,11 +209,11 @@ def _finish(cache, config, out, student, query, test: Clips, progression: Progre
         "teacher": {
             "name": cache.metadata["teacher"]["name"],
             "n_params": cache.metadata["teacher"].get("n_parameters"),
-            "test": float((test.teacher_logits.argmax(dim=1) == test.labels).float().mean()),
-            "attention_in_event": mean_share(share_in_event(without_readout(test.weights, readout), *event)),
+            "test": teacher.accuracy,
+            "attention_in_event": teacher.attention_in_event,
             "imported": "transformers" in sys.modules,
         },
-        "uniform_attention_in_event": mean_share(share_in_event(without_readout(valid, readout), *event)),
+        "uniform_attention_in_event": uniform_share,
     }
     write_tensors(out / "model.safetensors", student.state_dict())
     write_tensors(out / "query.safetensors", {"query": query})

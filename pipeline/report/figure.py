@@ -31,17 +31,17 @@ def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
         runs: Their attention is drawn, one line each.
         file: Where to.
     """
-    clips = load_splits(cache)["test"]
-    known = clips.event_start >= 0
+    test = load_splits(cache, names=("test",))["test"]
+    known = test.event_start >= 0
     if not known.any():
         known = ~known
-    rows = [int(((clips.labels == label) & known).nonzero()[0]) for label in clips.labels[known].unique()[-_N_CLIPS:]]
+    rows = [int(((test.labels == label) & known).nonzero()[0]) for label in test.labels[known].unique()[-_N_CLIPS:]]
     figure, axes = plt.subplots(
         2, len(rows), figsize=(4.5 * len(rows), 5), sharex="col", squeeze=False, layout="constrained"
     )
     source, rate = teacher_grid(cache.metadata), cache.metadata["features"]["sample_rate"]
     for column, row in enumerate(rows):
-        clip = clips.take(torch.tensor([row]))
+        clip = test.take([row])
         top, bottom = axes[:, column]
         _spectrogram(top, clip, cache.metadata["features"])
         top.set_title(f"“{cache.labels[int(clip.labels)]}”  ({clip.clip_id[0]})", fontsize=9)

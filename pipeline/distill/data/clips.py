@@ -1,0 +1,46 @@
+"""What one batch holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips as stage two needs them; the first dimension of every tensor is the clip."""
+
+    clip_id: np.ndarray
+    features: Tensor  # (n, n_mels, T_feature) float16
+    lengths: Tensor  # (n,) int64, valid feature frames
+    labels: Tensor  # (n,) int64
+    weights: Tensor  # (n, T_teacher) float32: the rollout
+    weight_lengths: Tensor  # (n,) int64, valid teacher frames
+    event_start: Tensor  # (n,) int64 samples, -1 unknown
+    event_stop: Tensor  # (n,) int64
+    teacher_logits: Tensor  # (n, n_classes) float32
+
+    def __len__(self) -> int:
+        return len(self.clip_id)
+
+    def take(self, rows: Tensor | np.ndarray) -> "Clips":
+        """Returns the clips of the given rows, in that order."""
+        rows = torch.as_tensor(rows)
+        return Clips(self.clip_id[rows.numpy()], *(tensor[rows] for tensor in self._tensors()))
+
+    def to(self, device: torch.device) -> "Clips":
+        """Returns the clips with their tensors on `device`."""
+        return Clips(self.clip_id, *(tensor.to(device) for tensor in self._tensors()))
+
+    @staticmethod
+    def concatenate(parts: Sequence["Clips"]) -> "Clips":
+        """Returns the clips of all parts, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        tensors = zip(*(part._tensors() for part in parts), strict=True)
+        return Clips(np.concatenate([part.clip_id for part in parts]), *map(torch.cat, tensors))
+
+    def _tensors(self) -> list[Tensor]:
+        return [value for name, value in vars(self).items() if name != "clip_id"]
