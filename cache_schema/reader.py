@@ -1,7 +1,7 @@
 """Reading a finished cache: nothing comes back that is not verified against its digest."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,17 @@ class Cache:
         for index, rows in zip(indices, ranges, strict=True):
             place = f", {self.layout.place(index)}"
             stored = self._stored(name, rows, place) if whole is None else whole[rows]
-            attributes = self.forms[name].attributes
-            if array_digest(name, stored, attributes.get("coding")) != attributes[DIGESTS_ATTRIBUTE][index]:
+            if not self._verified(name, index, stored) and self.store.refresh(name, rows):
+                stored = self._stored(name, rows, place)
+            if not self._verified(name, index, stored):
                 raise CacheError(f"{self.path}: {name}{place}: missing or altered (wrong digest). {WAY_OUT}")
             values[filled : filled + len(stored)] = self.decode(name, stored) if decode else stored
             filled += len(stored)
         return values
+
+    def _verified(self, name: str, index: int, stored: np.ndarray) -> bool:
+        attributes = self.forms[name].attributes
+        return array_digest(name, stored, attributes.get("coding")) == attributes[DIGESTS_ATTRIBUTE][index]
 
     def decode(self, name: str, stored: np.ndarray) -> np.ndarray:
         """Values of stored rows of the named array, (clip, ...); the same object where nothing is coded.
@@ -115,18 +120,27 @@ class Cache:
 
     def _stored(self, name: str, rows: slice, place: str) -> np.ndarray:
         try:
-            return self.store.read(name, rows)
+            try:
+                return self.store.read(name, rows)
+            except CacheError:
+                if not self.store.refresh(name, rows):
+                    raise
+                return self.store.read(name, rows)  # a local copy was damaged
         except CacheError as error:
             raise CacheError(f"{self.path}: {name}{place}: {error}. {WAY_OUT}") from error
 
 
-def open_cache(path: str | os.PathLike) -> Cache:
+def open_cache(path: str | os.PathLike, on_fetch: Callable[[int], object] | None = None) -> Cache:
     """The finished cache at `path`, its provenance and digests verified against each other.
+
+    Args:
+        path: of a folder, an .h5 or a .zip, or the URL of one; what is read from a URL is kept in a local copy.
+        on_fetch: called with the bytes of every piece that arrives from a URL.
 
     Raises:
         CacheError: nothing is there, it is something else, of another format version, unfinished or altered.
     """
-    store = open_store(path)
+    store = open_store(path, on_fetch)
     layout = store.layout()
     if store.metadata.get("complete") is not True:
         raise CacheError(f"{path}: unfinished, {progress(Path(path))}.")

@@ -2,12 +2,14 @@
 
 import difflib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from cache_schema.errors import CacheError
 from cache_schema.stores.base import Store
 from cache_schema.stores.hdf5_store import SIGNATURE as HDF5_SIGNATURE
 from cache_schema.stores.hdf5_store import Hdf5Store
+from cache_schema.stores.remote import open_remote
 from cache_schema.stores.working import progress, working_path
 from cache_schema.stores.zarr_store import ZarrStore
 from cache_schema.stores.zip_store import SIGNATURE as ZIP_SIGNATURE
@@ -21,16 +23,18 @@ def is_url(location: str | os.PathLike) -> bool:
     return "://" in os.fspath(location)
 
 
-def open_store(location: str | os.PathLike) -> Store:
-    """The cache at a path or URL, whatever its container; by its content, not by its name.
+def open_store(location: str | os.PathLike, on_fetch: Callable[[int], object] | None = None) -> Store:
+    """The cache at a path or URL, whatever its container; at a path by its content, not by its name.
+
+    Args:
+        location: path or URL.
+        on_fetch: called with the bytes of every piece that arrives from a URL.
 
     Raises:
         CacheError: nothing is there, or no cache.
     """
     if is_url(location):
-        from cache_schema.stores.remote import open_remote  # needs the extra `remote`
-
-        return open_remote(os.fspath(location))
+        return open_remote(os.fspath(location), on_fetch)
     path = Path(location)
     require_path(path)
     if path.is_dir():

@@ -42,9 +42,11 @@ class Store(ABC):
 
     Attributes:
         location: its path or URL, for messages.
+        container: the suffix of its kind: .zarr, .h5 or .zip.
     """
 
     location: str | os.PathLike
+    container: str
 
     @property
     @abstractmethod
@@ -75,6 +77,10 @@ class Store(ABC):
             CacheError: the array is missing, or its metadata, a checksum or a file's length are wrong; the message
                 names neither the cache nor the array.
         """
+
+    def refresh(self, name: str, rows: slice) -> bool:
+        """Drops what is kept locally of these rows; whether reading them again may give something else."""
+        return False
 
     @abstractmethod
     def n_bytes(self, name: str | None = None) -> int:

@@ -19,6 +19,8 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 class Hdf5Store(Store):
     """A cache in an HDF5 file."""
 
+    container = ".h5"
+
     def __init__(self, path: Path) -> None:
         """Opens the file.
 

@@ -18,6 +18,8 @@ from cache_schema.stores.base import ATTRIBUTE, Form, Store
 class ZarrStore(Store):
     """A cache in a folder."""
 
+    container = ".zarr"
+
     def __init__(self, folder: Path, mode: str = "r") -> None:
         """Opens the folder.
 
@@ -121,13 +123,16 @@ def create_folder(folder: Path, layout: Layout, metadata: Mapping[str, Any]) -> 
 
 def file_names(layout: Layout) -> list[str]:
     """Every file of a finished cache in a folder, by its path in the group; so none need be listed to be fetched."""
-    names = ["zarr.json"]
-    for name, spec in required_arrays(layout).items():
-        grid = spec.grid(layout)
-        first = layout.n_partitions if grid.shards else 1
-        rest = "/0" * (len(grid.shape) - 1)
-        names += [f"{name}/zarr.json", *(f"{name}/c/{index}{rest}" for index in range(first))]
-    return names
+    arrays = required_arrays(layout)
+    return ["zarr.json", *(file for name in arrays for file in (f"{name}/zarr.json", *array_files(name, layout)))]
+
+
+def array_files(name: str, layout: Layout, rows: slice = slice(None)) -> list[str]:
+    """The files that hold the rows of an array, by their paths in the group."""
+    grid = required_arrays(layout)[name].grid(layout)
+    start, stop, _ = rows.indices(layout.n_clips)
+    first = range(start // grid.shards[0], -(-stop // grid.shards[0])) if grid.shards else (0,)
+    return [f"{name}/c/{index}{'/0' * (len(grid.shape) - 1)}" for index in first]
 
 
 def write_shard(store: ZarrStore, name: str, rows: slice, index: int, values: np.ndarray) -> Path:

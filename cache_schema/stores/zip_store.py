@@ -16,6 +16,8 @@ SIGNATURE = b"PK\x03\x04"
 class ZipStore(ZarrStore):
     """A cache in a .zip file."""
 
+    container = ".zip"
+
     def __init__(self, path: Path) -> None:
         """Opens the file.
 

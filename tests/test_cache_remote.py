@@ -1,0 +1,270 @@
+"""Caches at URLs: the web with and without Range requests, an S3 server, and what goes wrong on the way."""
+
+import subprocess
+import sys
+
+import boto3
+import fsspec
+import pytest
+import s3fs
+from cache_builder import build, metadata, sizes
+from file_server import file_server
+from moto.server import ThreadedMotoServer
+
+from cache_schema import (
+    CacheError,
+    convert_cache,
+    describe_cache,
+    open_cache,
+    pull_cache,
+    push_cache,
+    validate_cache,
+)
+
+LAYOUT = sizes(keep="layers")
+SUFFIXES = (".zarr", ".h5", ".zip")
+
+
+@pytest.fixture(autouse=True)
+def local_copies(tmp_path, monkeypatch):
+    monkeypatch.setenv("TKD_HOME", str(tmp_path / "home-é"))
+    monkeypatch.setattr("cache_schema.stores.remote.time.sleep", lambda _: None)
+    return tmp_path / "home-é"
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder with the same cache in each container."""
+    folder = tmp_path / "served"
+    build(folder / "kws.zarr", LAYOUT)
+    convert_cache(folder / "kws.zarr", folder / "kws.h5")
+    convert_cache(folder / "kws.zarr", folder / "kws.zip")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """The address of an S3 server with a bucket `team`."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="team")
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield "s3://team"
+    server.stop()
+
+
+def read_all(location):
+    cache = open_cache(location)
+    return {name: cache.read(name, decode=False).tolist() for name in cache.specs}
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_cache_is_read_from_the_web_with_and_without_range_requests(served, suffix, ranges):
+    with file_server(served, ranges) as server:
+        url = f"{server.url}/kws{suffix}"
+        assert open_cache(url).metadata == open_cache(served / "kws.zarr").metadata
+        assert repr(read_all(url)) == repr(read_all(served / "kws.zarr"))
+        assert validate_cache(url) == []
+        described = describe_cache(url)
+        assert described["path"] == url
+        assert described["arrays"]["rollout"]["bytes"] > 0
+
+
+@pytest.mark.parametrize(("suffix", "ranges"), [(".zarr", False), (".zip", True)])
+def test_only_what_is_read_is_fetched_and_only_once(served, suffix, ranges):
+    with file_server(served, ranges) as server:
+        cache = open_cache(f"{server.url}/kws{suffix}")
+        fetched = []
+        cache = open_cache(f"{server.url}/kws{suffix}", on_fetch=fetched.append)
+        small = sum(fetched)
+        cache.read("rollout", [1])
+        assert sum(fetched) - small == (served / "kws.zarr/rollout/c/1/0").stat().st_size
+        asked = len(server.served)
+        cache.read("rollout", [1])
+        assert len(server.served) == asked
+
+
+def test_the_local_copy_of_a_cache_that_was_replaced_is_not_used(served):
+    with file_server(served) as server:
+        url = f"{server.url}/kws.zarr"
+        old = open_cache(url)
+        old.read("features")
+        given = metadata(LAYOUT)
+        given["teacher"]["name"] = "another"
+        build(served / "kws.zarr", LAYOUT, given, force=True)
+        assert open_cache(url).metadata["teacher"]["name"] == "another"
+
+
+@pytest.mark.parametrize("name", ["rollout/c/1/0", "rollout/zarr.json", "split/c/0", "zarr.json"])
+def test_a_damaged_local_copy_mends_itself(served, local_copies, name):
+    with file_server(served) as server:
+        url = f"{server.url}/kws.zarr"
+        expected = repr(read_all(url))
+        (file,) = local_copies.glob(f"*/{name}")
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+        assert repr(read_all(url)) == expected
+
+
+@pytest.mark.parametrize("name", ["rollout/c/1/0", "features/zarr.json", "split/c/0", "partition_digest/c/0"])
+def test_what_is_damaged_at_the_url_is_named_and_not_read(served, name):
+    file = served / "kws.zarr" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    with file_server(served) as server, pytest.raises(CacheError, match=name.partition("/")[0]):
+        read_all(f"{server.url}/kws.zarr")
+
+
+def test_a_file_missing_at_the_url_is_named(served):
+    (served / "kws.zarr/features/c/2/0/0").unlink()
+    text = r"features, partition 2 .*missing: there is no http.*features/c/2/0/0"
+    with file_server(served) as server, pytest.raises(CacheError, match=text):
+        read_all(f"{server.url}/kws.zarr")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_pull_that_is_cut_off_goes_on_and_is_verified(served, tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr("cache_schema.stores.remote._BLOCK", 4000)
+    target = tmp_path / f"pulled{suffix}"
+    with file_server(served) as server:
+        url = f"{server.url}/kws{suffix}"
+        budget = 5 if suffix != ".zarr" else 30
+
+        def stop_after(_path, content):
+            return content if len(server.served) < budget else None
+
+        server.change = stop_after
+        with pytest.raises(CacheError, match="cannot be read"):
+            pull_cache(url, target)
+        assert not target.exists()
+        first, server.change = len(server.served), lambda _, content: content
+        pull_cache(url, target)
+        if suffix == ".zarr":
+            asked = server.served[:budget]
+            again = [
+                path for path in server.served[first:] if path in asked and path.count("/c/") and "digest" not in path
+            ]
+            assert again == [] or len(again) < 3, "files that had arrived were fetched again"
+    assert repr(read_all(target)) == repr(read_all(served / "kws.zarr"))
+    assert {entry.name for entry in tmp_path.iterdir()} <= {target.name, "served", "home-é"}
+
+
+def test_a_pull_through_a_line_that_flips_a_bit_is_refused_with_the_place(served, tmp_path):
+    with file_server(served) as server:
+
+        def flip(path, content):
+            return content if "features/c/1" not in path else bytes([content[0] ^ 1]) + content[1:]
+
+        server.change = flip
+        with pytest.raises(CacheError, match=r"arrived with . faults \(features, partition 1"):
+            pull_cache(f"{server.url}/kws.zarr", tmp_path / "pulled.zarr")
+        assert not (tmp_path / "pulled.zarr").exists()
+
+
+def test_a_pull_may_change_the_container_and_does_not_replace_unasked(served, tmp_path):
+    with file_server(served) as server:
+        identity = pull_cache(f"{server.url}/kws.zarr", tmp_path / "pulled.h5")
+        assert open_cache(tmp_path / "pulled.h5").metadata["cache_id"] == identity
+        with pytest.raises(CacheError, match=r"pulled.h5: already there; --force replaces it"):
+            pull_cache(f"{server.url}/kws.zip", tmp_path / "pulled.h5")
+        assert pull_cache(f"{server.url}/kws.zarr", tmp_path / "pulled.h5") == identity  # the same: nothing to do
+        pull_cache(f"{server.url}/kws.zip", tmp_path / "pulled.h5", force=True)
+
+
+def test_addresses_that_lead_nowhere_say_so(served, tmp_path):
+    with file_server(served) as server:
+        for name, message in {
+            "none.zarr": r"none.zarr: no cache there \(there is no zarr.json\). Check the address",
+            "none.h5": r"none.h5: not found. Check the address",
+            "none.zip": r"none.zip: not found. Check the address",
+        }.items():
+            with pytest.raises(CacheError, match=message):
+                open_cache(f"{server.url}/{name}")
+        url = server.url
+    with pytest.raises(CacheError, match=r"kws.zarr/zarr.json: cannot be read .* Check the address, the network"):
+        open_cache(f"{url}/kws.zarr")
+    with pytest.raises(CacheError, match=r"nosuch://x: .*Give a path, or a URL as in"):
+        open_cache("nosuch://x")
+    with pytest.raises(CacheError, match=r"the web is read only. Push to"):
+        push_cache(served / "kws.zarr", f"{url}/new.zarr")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_s3_there_and_back(served, s3, tmp_path, suffix):
+    url = f"{s3}/caches/there{suffix}"
+    identity = push_cache(served / "kws.zarr", url)
+    assert repr(read_all(url)) == repr(read_all(served / "kws.zarr"))
+    assert push_cache(served / "kws.zarr", url) == identity  # the same: nothing to do
+    assert pull_cache(url, tmp_path / "back.zarr") == identity
+    assert validate_cache(tmp_path / "back.zarr") == []
+
+
+def test_another_cache_at_the_url_is_replaced_only_by_force(served, s3, tmp_path):
+    given = metadata(LAYOUT)
+    given["teacher"]["name"] = "another"
+    other, identity = build(tmp_path / "other.zarr", LAYOUT, given)
+    for suffix in SUFFIXES:
+        url = f"{s3}/taken{suffix}"
+        push_cache(served / "kws.zarr", url)
+        with pytest.raises(CacheError, match="is there already; --force replaces it"):
+            push_cache(other, url)
+        push_cache(other, url, force=True)
+        assert open_cache(url).metadata["cache_id"] == identity
+
+
+def test_a_push_that_is_cut_off_opens_nowhere_and_goes_on(served, s3, monkeypatch):
+    url, sent = f"{s3}/cut.zarr", []
+    send = s3fs.S3FileSystem._pipe_file
+
+    async def stop_after_ten(self, path, content, **options):
+        sent.append(path)
+        if len(sent) > 10:
+            raise OSError("the line is cut")
+        return await send(self, path, content, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_pipe_file", stop_after_ten)
+    s3fs.S3FileSystem.clear_instance_cache()  # an instance keeps the method it was made with
+    with pytest.raises(CacheError, match=r"cut.zarr: cannot be written \(the line is cut\).*push again: it goes on"):
+        push_cache(served / "kws.zarr", url)
+    with pytest.raises(CacheError, match=r"cut.zarr: not there yet; a tkd cache push to it is not finished"):
+        open_cache(url)
+    arrived = set(fsspec.filesystem("s3").find("team/cut.zarr"))
+    sent.clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(s3fs.S3FileSystem, "_pipe_file", lambda self, path, content, **options: (
+        sent.append(path), send(self, path, content, **options))[1])  # fmt: skip
+    push_cache(served / "kws.zarr", url)
+    assert arrived & set(sent) <= {"team/cut.zarr/push.json"}
+    assert repr(read_all(url)) == repr(read_all(served / "kws.zarr"))
+    assert not fsspec.filesystem("s3").exists("team/cut.zarr/push.json")
+
+
+def test_a_push_to_a_path_or_file_url_is_a_copy(served, tmp_path):
+    push_cache(served / "kws.zarr", str(tmp_path / "team" / "kws.zarr"))
+    push_cache(served / "kws.h5", f"file://{tmp_path}/team/kws.zip")
+    assert repr(read_all(tmp_path / "team" / "kws.zip")) == repr(read_all(tmp_path / "team" / "kws.zarr"))
+
+
+def test_a_damaged_cache_is_not_pushed(served, tmp_path):
+    (served / "kws.zarr/features/c/2/0/0").unlink()
+    with pytest.raises(CacheError, match="2 faults, as in features, partition 2"):
+        push_cache(served / "kws.zarr", str(tmp_path / "team.zarr"))
+    assert not (tmp_path / "team.zarr").exists()
+
+
+def test_without_the_packages_the_extra_is_named(tmp_path):
+    program = "import sys; sys.modules['s3fs'] = None\nimport cache_schema\ncache_schema.open_cache('s3://team/x.zarr')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "Install it with: pip install -e '.[remote]'" in done.stderr
