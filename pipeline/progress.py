@@ -18,12 +18,14 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Counts work done towards `total`; a context manager."""
+    """Counts work done towards `total` (None: not known); a context manager. Of unit "B", bytes are shown scaled."""
 
-    def __init__(self, description: str, total: int, unit: str = "it") -> None:
+    def __init__(self, description: str, total: int | None, unit: str = "it") -> None:
         self.description, self.total, self.unit, self.done = description, total, unit, 0
         self.started = self.last_line = time.monotonic()
-        self.bar = tqdm(total=total, desc=description, unit=unit, file=sys.stderr) if sys.stderr.isatty() else None
+        self.bar = None
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=total, desc=description, unit=unit, unit_scale=unit == "B", file=sys.stderr)
 
     def __enter__(self) -> "Progress":
         return self
@@ -45,7 +47,26 @@ class Progress:
 
     def _line(self) -> None:
         seconds = time.monotonic() - self.started
-        say(f"{self.description}: {self.done} of {self.total} {self.unit}, {seconds:.0f} s")
+        scale, unit = (1e6, "MB") if self.unit == "B" else (1, self.unit)
+        counts = [
+            f"{count / scale:.1f}" if scale > 1 else str(count)
+            for count in (self.done, self.total)
+            if count is not None
+        ]
+        say(f"{self.description}: {' of '.join(counts)} {unit}, {seconds:.0f} s")
+
+
+class FetchLog:
+    """Called with the bytes of every piece that arrives: says now and then how much has."""
+
+    def __init__(self, location: object) -> None:
+        self.location, self.n_bytes, self.last_line = location, 0, time.monotonic()
+
+    def __call__(self, n_bytes: int) -> None:
+        self.n_bytes += n_bytes
+        if time.monotonic() - self.last_line > _LINE_SECONDS:
+            self.last_line = time.monotonic()
+            say(f"{self.location}: {self.n_bytes / 1e6:.1f} MB fetched")
 
 
 def track(items: Iterable[T], description: str, total: int, unit: str = "it") -> Iterator[T]:

@@ -38,7 +38,9 @@ def _open(location: str | os.PathLike) -> Store:
 
 
 def _metadata(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Problem]:
-    for section in [*ours, *(key for key in theirs if key not in ours)]:
+    for section in {**ours, **theirs}:
+        if section == "cache_id":
+            continue  # it differs because something else does
         place = _SECTIONS.get(section, section)
         left, right = ours.get(section), theirs.get(section)
         if isinstance(left, Mapping) and isinstance(right, Mapping):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import ChoiceWithHint, Memory
+from pipeline.cli.options import ChoiceWithHint, Location, Memory
 
 
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--cache", "cache_path", type=click.Path(path_type=Path), help="Cache to score on.  [default: the run's]")
+@click.option("--cache", "cache_path", type=Location(), help="Cache to score on.  [default: the run's]")
 @click.option("--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test")
 @click.option(
     "--memory", type=Memory(), help="What the cache may take in memory, as 2G.  [default: half of what is free]"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 import click
@@ -33,6 +34,15 @@ def checked(make_config: Callable[..., T], **settings) -> T:
         return make_config(**settings)
     except TkdError as error:
         raise click.UsageError(str(error)) from error
+
+
+class Location(click.ParamType):
+    """A cache: a path, or a URL as text."""
+
+    name = "path or url"
+
+    def convert(self, value, param, ctx):
+        return value if "://" in str(value) else Path(value)
 
 
 class Crops(click.ParamType):

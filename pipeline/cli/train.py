@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import ChoiceWithHint, Memory, checked
+from pipeline.cli.options import ChoiceWithHint, Location, Memory, checked
 from pipeline.distill.config import FIRST_FRAME, TrainConfig
 
 
@@ -16,7 +16,7 @@ def _students():
 
 
 @click.command("train")
-@click.option("--cache", "cache_path", type=click.Path(path_type=Path), required=True, help="Cache to train from.")
+@click.option("--cache", "cache_path", type=Location(), required=True, help="Cache to train from: path or URL.")
 @click.option(
     "--student",
     type=ChoiceWithHint(_students, "student"),
@@ -53,9 +53,10 @@ def train_command(cache_path, memory, out, resume, force, as_json, **settings) -
     """
     from cache_schema import open_cache
     from pipeline.distill.train import train
+    from pipeline.progress import FetchLog
 
     config = checked(TrainConfig, **settings)
-    cache = open_cache(cache_path)
+    cache = open_cache(cache_path, FetchLog(cache_path))
     dataset = cache.metadata["dataset"]["name"]
     out = out or Path("runs") / f"{dataset}-{config.student}-kd{config.kd_weight:g}-seed{config.seed}"
     metrics = train(cache, config, out, resume, force, memory)

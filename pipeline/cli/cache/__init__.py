@@ -4,6 +4,14 @@ import click
 
 from pipeline.cli.cache.build import build_command
 from pipeline.cli.cache.inspect import info_command, validate_command
+from pipeline.cli.cache.share import (
+    convert_command,
+    diff_command,
+    merge_command,
+    pack_command,
+    pull_command,
+    push_command,
+)
 
 
 @click.group()
@@ -11,5 +19,15 @@ def cache() -> None:
     """Build, inspect and share caches of teacher outputs."""
 
 
-for command in (build_command, info_command, validate_command):
+for command in (
+    build_command,
+    info_command,
+    validate_command,
+    diff_command,
+    convert_command,
+    pack_command,
+    merge_command,
+    push_command,
+    pull_command,
+):
     cache.add_command(command)

@@ -1,13 +1,14 @@
 """`tkd cache info` and `validate`: what a cache holds, and what is wrong with it."""
 
 import json
-from pathlib import Path
 
 import click
 
+from pipeline.cli.options import Location
+
 
 @click.command("info")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Location())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info_command(path, as_json) -> None:
     """Say what a cache holds, by whom it was made and from what.
@@ -26,7 +27,7 @@ def info_command(path, as_json) -> None:
 
 
 @click.command("validate")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Location())
 def validate_command(path) -> None:
     """List every fault of a cache, with its place; exit code 1 if there is one.
 
