@@ -14,7 +14,16 @@ from cache_schema.stores.base import Store
 from cache_schema.stores.working import working_path
 from cache_schema.validate import Problem
 
-_SECTIONS = {"dataset": "data set", "features": "front end", "software": "software (not part of the cache_id)"}
+_SECTIONS = {  # in the order of telling, with their names there
+    "format_version": "format",
+    "complete": "complete",
+    "teacher": "teacher",
+    "dataset": "data set",
+    "features": "front end",
+    "pooling": "pooling",
+    "layout": "layout",
+    "software": "software (not part of the cache_id)",
+}
 _NAMED = 5  # clips named of a difference
 
 
@@ -38,7 +47,7 @@ def _open(location: str | os.PathLike) -> Store:
 
 
 def _metadata(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Problem]:
-    for section in {**ours, **theirs}:
+    for section in {**_SECTIONS, **ours, **theirs}:
         if section == "cache_id":
             continue  # it differs because something else does
         place = _SECTIONS.get(section, section)

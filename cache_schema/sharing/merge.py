@@ -38,8 +38,9 @@ def merge_caches(
     layout = first.layout()
     metadata = {key: value for key, value in first.metadata.items() if key not in STATE_KEYS}
     rows = {name: first.read(name) for name in required_arrays(layout, "creation")}
-    for store in [ZarrStore(create_cache(out, layout, rows, metadata, force)), *stores[1:]]:
+    for store in stores[1:]:
         _require_same(first, store)
+    create_cache(out, layout, rows, metadata, force)
     for index in pending_partitions(out):
         part = next((store for store in stores if index in written_partitions(store.folder)), None)
         if part is not None:
