@@ -140,7 +140,8 @@ def test_two_at_once_the_second_gives_way(tmp_path):
             time.sleep(0.02)
         second = subprocess.run(command, capture_output=True, text=True)
         assert second.returncode == 1
-        assert second.stderr.endswith("another tkd is writing it. Wait for that one, or give another --out.\n")
+        assert f"mini: being written by pid {first.pid} on " in second.stderr
+        assert second.stderr.endswith(f" --out {tmp_path / 'mini'}). Wait for it, or give another --out.\n")
         assert (tmp_path / "mini.partial").exists()
     finally:
         first.kill()
