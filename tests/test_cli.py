@@ -92,7 +92,7 @@ def test_failures_are_one_line_and_exit_code_1(tmp_path, tiny_cache, tiny_data, 
         "tiny.zarr": ["train", "--cache", typo],
         "notes.txt": ["train", "--cache", tmp_path / "notes.txt"],
         "version 7": ["train", "--cache", newer],
-        "already there": ["cache", "build", "--data", tiny_data.root, "--out", tiny_cache],
+        "of something else": ["cache", "build", "--data", tiny_data.root, "--out", tiny_cache, "--keep", "rollout"],
         "no such dataset folder": ["cache", "build", "--data", tmp_path / "nothing", "--out", tmp_path / "c.zarr"],
         "ends in .zarr": ["cache", "build", "--data", tiny_data.root, "--out", tmp_path / "cache"],
         "no such teacher": ["cache", "build", "--data", tiny_data.root, "--teacher", "t", "--out", tmp_path / "c.zarr"],
@@ -107,7 +107,7 @@ def test_failures_are_one_line_and_exit_code_1(tmp_path, tiny_cache, tiny_data, 
         assert len(lines) == 1, shown.output
         assert lines[0].startswith("Error: ")
         assert expected in lines[0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["newer.zarr", "notes.txt"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["newer.zarr", "notes.txt"]
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path, tiny_run):

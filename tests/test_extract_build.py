@@ -108,7 +108,7 @@ def test_rows_features_and_checksums_are_the_clips(unequal, tmp_path):
 
 
 def test_building_twice_gives_the_same_bytes(tiny_data, tiny_cache, tmp_path, capfd):
-    cache_id = build_cache(tiny_data, "bundled", tmp_path / "again.zarr", BuildConfig())
+    cache_id = build_cache(tiny_data, "bundled", tmp_path / "again.zarr", BuildConfig()).cache_id
     assert cache_id == describe_cache(tiny_cache)["cache_id"]
     assert files_of(tmp_path / "again.zarr") == files_of(tiny_cache)
     out, err = capfd.readouterr()
@@ -151,7 +151,7 @@ def test_a_killed_build_goes_on_and_ends_identical(tmp_path):
     assert result.exit_code == 0, result.output
     first = tmp_path / "c.zarr" / "rollout" / "c" / "0"
     assert [file.stat().st_mtime_ns for file in sorted(first.rglob("*"))] == written, "it began all over"
-    cache_id = build_cache(manifest, str(folder), tmp_path / "whole.zarr", BuildConfig())
+    cache_id = build_cache(manifest, str(folder), tmp_path / "whole.zarr", BuildConfig()).cache_id
     assert result.stdout == f"{tmp_path / 'c.zarr'}: complete, cache_id {cache_id}\n"
     assert files_of(tmp_path / "c.zarr") == files_of(tmp_path / "whole.zarr")
     visible = sorted(entry.name for entry in tmp_path.iterdir() if not entry.name.startswith("."))
@@ -191,19 +191,61 @@ def test_a_damaged_teacher_is_one_clear_line(unequal, tmp_path, damage):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "t"]
 
 
-def test_a_cache_has_its_ending_and_is_not_overwritten(unequal, tmp_path):
+def test_a_cache_that_is_there_is_said_to_be_and_nothing_is_run(unequal, tmp_path):
+    folder, out = tiny_folder(tmp_path / "t", LABELS), tmp_path / "c.zarr"
+    arguments = ("cache", "build", "--data", unequal.root, "--teacher", folder, "--out", out)
+    first = command(*arguments)
+    assert first.stdout == f"{out}: complete, cache_id {describe_cache(out)['cache_id']}\n"
+    before = files_of(out)
+    (unequal.root / "noise.flac").unlink()
+    again = command(*arguments)
+    assert (again.exit_code, again.stderr) == (0, "")
+    assert again.stdout == f"{out}: complete already, cache_id {describe_cache(out)['cache_id']}\n"
+    assert command(*arguments, "--force").exit_code == 1  # that would need the recordings
+    assert files_of(out) == before
+
+
+def test_a_cache_of_something_else_is_replaced_only_by_force(unequal, tmp_path):
+    folder, out = str(tiny_folder(tmp_path / "t", LABELS)), tmp_path / "c.zarr"
+    build_cache(unequal, folder, out, BuildConfig())
+    moved = dataclasses.replace(unequal.clips[3], noise_offset=1)
+    other = dataclasses.replace(unequal, clips=(*unequal.clips[:3], moved, *unequal.clips[4:]))
+    for manifest, config, difference in (
+        (unequal, BuildConfig(keep="layers"), "layout.keep is 'heads', would be 'layers'; pooling.keep"),
+        (unequal, BuildConfig(bfloat16=True), "pooling.arithmetic is 'float32', would be 'bfloat16'. --force"),
+        (unequal, BuildConfig(with_features=False), "layout.with_features is True, would be False. --force"),
+        (unequal, BuildConfig(partition_size=4), "layout.partition_size is 512, would be 4. --force"),
+        (other, BuildConfig(), "dataset.manifest_sha256 is '"),
+    ):
+        with pytest.raises(TkdError, match=f"c.zarr: a complete cache of something else: {difference}"):
+            build_cache(manifest, folder, out, config)
+    assert build_cache(unequal, folder, out, BuildConfig(batch_size=3)).already
+    built = build_cache(unequal, folder, out, BuildConfig(keep="layers"), force=True)
+    assert not built.already and describe_cache(out)["layout"]["keep"] == "layers"
+    shutil.rmtree(out)
+    out.write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(CacheError):
+            build_cache(unequal, folder, out, BuildConfig(), force)
+    assert out.read_text() == "years of work"
+
+
+def test_a_damaged_cache_is_not_taken_for_complete(unequal, tmp_path):
+    folder, out = str(tiny_folder(tmp_path / "t", LABELS)), tmp_path / "c.zarr"
+    build_cache(unequal, folder, out, BuildConfig())
+    text = (out / "zarr.json").read_text()
+    (out / "zarr.json").write_text(text.replace('"licence": "CC0"', '"licence": "none"'))
+    with pytest.raises(CacheError, match=r"one was altered. .* --force"):
+        build_cache(unequal, folder, out, BuildConfig())
+
+
+def test_every_container_is_built_and_named_by_its_ending(unequal, tmp_path):
     folder = str(tiny_folder(tmp_path / "t", LABELS))
-    with pytest.raises(TkdError, match=r"c.h5: the name of a cache ends in .zarr"):
-        build_cache(unequal, folder, tmp_path / "c.h5", BuildConfig())
-    build_cache(unequal, folder, tmp_path / "c.zarr", BuildConfig())
-    with pytest.raises(CacheError, match=r"already there and complete; --force rebuilds it"):
-        build_cache(unequal, folder, tmp_path / "c.zarr", BuildConfig())
-    build_cache(unequal, folder, tmp_path / "c.zarr", BuildConfig(), force=True)
-    shutil.rmtree(tmp_path / "c.zarr")
-    (tmp_path / "c.zarr").write_text("years of work")
-    with pytest.raises(CacheError):
-        build_cache(unequal, folder, tmp_path / "c.zarr", BuildConfig(), force=True)
-    assert (tmp_path / "c.zarr").read_text() == "years of work"
+    ids = {build_cache(unequal, folder, tmp_path / name, BuildConfig()).cache_id for name in ("c.zarr", "c.h5")}
+    assert len(ids) == 1 and (tmp_path / "c.h5").is_file()
+    assert build_cache(unequal, folder, tmp_path / "c.h5", BuildConfig()).already
+    with pytest.raises(CacheError, match=r"cache: the name of a cache ends in .zarr or .h5"):
+        build_cache(unequal, folder, tmp_path / "cache", BuildConfig())
 
 
 @pytest.mark.parametrize(
@@ -211,7 +253,8 @@ def test_a_cache_has_its_ending_and_is_not_overwritten(unequal, tmp_path):
     [
         (("--keep", "everything"), 2),
         (("--batch-size", "0"), 2),
-        (("--out", "cache.h5"), 1),
+        (("--out", "cache.zip"), 1),
+        (("--partition-size", "100"), 2),
         (("--teacher", "nosuch"), 1),
         (("--data", "nosuch"), 1),
     ],

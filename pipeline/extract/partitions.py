@@ -1,0 +1,163 @@
+"""A cache written in partitions: begun, filled and finalised, by one job or by several at once.
+
+Each step can be killed and run again. Locks keep two from writing one thing: `.<name>.lock` is held by a job that does
+the whole, and by a job that does a share while it begins and finalises; a share and a partition have locks of their
+own among the working store's records.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache_schema import CacheError, create_cache, describe_cache, finalise, open_cache, pending_partitions
+from pipeline.errors import TkdError
+from pipeline.extract.config import Share
+from pipeline.extract.plan import PROVENANCE, Outline, other_than
+from pipeline.lock import hold, only_one
+from pipeline.progress import Progress
+
+WAIT_SECONDS = 60  # for another job to begin or to finalise, which takes moments
+
+
+@dataclass(frozen=True)
+class Built:
+    """How far a cache is."""
+
+    cache_id: str | None  # None: partitions are still missing
+    n_done: int
+    n_partitions: int
+    already: bool = False  # it was complete before
+
+
+def write_cache(
+    out: Path,
+    outline: Outline,
+    write_one: Callable[[int, Progress], None],
+    doing: str,
+    share: Share | None = None,
+    force: bool = False,
+) -> Built:
+    """Writes the cache `out`, or a share of it, and returns how far it is; run again, it goes on where it stopped.
+
+    Args:
+        out: Where the finished cache is to be.
+        outline: What it is begun with.
+        write_one: Claims, computes and writes one partition, and advances the progress by its clips.
+        doing: What that is, for the progress.
+        share: Which partitions; None for all of them. The job that finds none missing in the end finalises.
+        force: Replace a finished cache, and throw away an unfinished one begun with something else.
+
+    Raises:
+        TkdError: `out` holds another cache, or another job is writing the same.
+        CacheError: an unfinished cache of something else is there, or what is there is damaged.
+    """
+    n_partitions = outline.layout.n_partitions
+    if share is None:
+        with only_one(out):
+            if cache_id := begin(out, outline, force):
+                return Built(cache_id, n_partitions, n_partitions, already=True)
+            fill(out, outline, range(n_partitions), write_one, doing)
+            return Built(finalise(out), n_partitions, n_partitions)
+    with ExitStack() as job:
+        with only_one(out, WAIT_SECONDS):
+            if cache_id := begin(out, outline, force):
+                return Built(cache_id, n_partitions, n_partitions, already=True)
+            job.enter_context(hold(_records(out) / f"{share.index}-of-{share.n_shares}.lock", f"{out}, share {share}"))
+        fill(out, outline, share.partitions(n_partitions), write_one, doing)
+    return _finalise_if_whole(out, n_partitions)
+
+
+def begin(out: Path, outline: Outline, force: bool) -> str | None:
+    """Makes or continues the working store; returns the cache_id if the same cache is there and complete, not forced.
+
+    The caller holds `only_one(out)`.
+
+    Raises:
+        TkdError: `out` holds another cache, or with `force` other jobs are writing its working store.
+        CacheError: an unfinished cache of something else is there, or what is there is damaged.
+    """
+    if out.exists() and not force:
+        cache = open_cache(out)
+        found = other_than(cache.metadata, outline)
+        found = found or [
+            f"other {name}" for name, row in outline.rows.items() if not np.array_equal(cache.read(name), row)
+        ]
+        if found:
+            raise TkdError(
+                f"{out}: a complete cache of something else: {'; '.join(found)}. "
+                "--force rebuilds it, or choose another --out."
+            )
+        if _begun(out).get("cache_id") == cache.metadata["cache_id"]:  # killed after it was put into the file `out`
+            shutil.rmtree(_working(out))
+        return cache.metadata["cache_id"]
+    with ExitStack() as idle:
+        if force and other_than(_begun(out), outline, (*PROVENANCE, "software")):  # it will be thrown away
+            for lock in _records(out).glob("*.lock"):
+                idle.enter_context(hold(lock, out))
+        create_cache(out, outline.layout, outline.rows, outline.metadata, force)
+    return None
+
+
+def fill(
+    out: Path, outline: Outline, indices: Iterable[int], write_one: Callable[[int, Progress], None], doing: str
+) -> None:
+    """Writes those of the partitions that are missing."""
+    rows = {index: outline.layout.partition_rows(index) for index in indices}
+    n_clips = {index: part.stop - part.start for index, part in rows.items()}
+    missing = set(_missing(out))
+    with Progress(doing, sum(n_clips.values()), "clips") as progress:
+        progress.advance(sum(n_clips[index] for index in n_clips if index not in missing))
+        for index in n_clips:
+            if index in missing:
+                write_one(index, progress)
+
+
+@contextmanager
+def claim(out: Path, index: int) -> Iterator[bool]:
+    """Holds a partition of the unfinished cache while the block runs; yields whether it is still to be written.
+
+    Raises:
+        TkdError: another process holds it.
+    """
+    with hold(_records(out) / f"{index:05d}.lock", f"{out}, partition {index}"):
+        yield index in _missing(out)
+
+
+def _finalise_if_whole(out: Path, n_partitions: int) -> Built:
+    missing = len(_missing(out))
+    if missing:
+        return Built(None, n_partitions - missing, n_partitions)
+    with only_one(out, WAIT_SECONDS):  # of the jobs that end together one finalises
+        cache_id = finalise(out) if _working(out).exists() else open_cache(out).metadata["cache_id"]
+    return Built(cache_id, n_partitions, n_partitions)
+
+
+def _begun(out: Path) -> dict[str, Any]:
+    """Returns what the working store says of itself: nothing where there is none, or a damaged one."""
+    try:
+        return describe_cache(_working(out))
+    except CacheError:
+        return {}
+
+
+def _missing(out: Path) -> list[int]:
+    """Returns the partitions to be written: none once another job has made the cache complete."""
+    try:
+        return pending_partitions(out)
+    except CacheError:
+        if _working(out).exists():
+            raise
+        return []
+
+
+def _working(out: Path) -> Path:
+    return Path(f"{out}.partial")  # FORMAT.md, Completeness
+
+
+def _records(out: Path) -> Path:
+    return _working(out) / "partitions"
