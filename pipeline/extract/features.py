@@ -1,13 +1,16 @@
 """The features students train on: log-mel energies as in kws_streaming (arXiv 2005.06720)."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torchaudio
 
 from pipeline.data.manifest import SAMPLE_RATE
+from pipeline.errors import TkdError
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,28 @@ class LogMelConfig:
             "window": "hann, periodic",
             "center": False,
         }
+
+    @classmethod
+    def from_metadata(cls, stated: Mapping[str, Any]) -> "LogMelConfig":
+        """Returns the settings of a cache's features.
+
+        Raises:
+            TkdError: they are not of a front end that this version computes.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        settings = {name: stated[name] for name in names if isinstance(stated.get(name), int | float)}
+        config = cls(**settings)
+        computed = config.metadata()
+        unknown = [
+            f"{name} {stated.get(name)!r} ({computed.get(name)!r} here)"
+            for name in {**computed, **stated}
+            if stated.get(name) != computed.get(name)
+        ]
+        if unknown:
+            raise TkdError(
+                f"features made with settings that this tkd does not know: {', '.join(unknown)}. Update tkd."
+            )
+        return config
 
 
 class LogMel:

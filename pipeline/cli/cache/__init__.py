@@ -2,8 +2,8 @@
 
 import click
 
-from pipeline.cli.cache.build import build_command
-from pipeline.cli.cache.inspect import info_command, validate_command
+from pipeline.cli.cache.build import attach_command, build_command
+from pipeline.cli.cache.inspect import info_command, validate_command, verify_command
 from pipeline.cli.cache.share import (
     convert_command,
     diff_command,
@@ -21,8 +21,10 @@ def cache() -> None:
 
 for command in (
     build_command,
+    attach_command,
     info_command,
     validate_command,
+    verify_command,
     diff_command,
     convert_command,
     pack_command,

@@ -1,6 +1,8 @@
-"""`tkd cache info` and `validate`: what a cache holds, and what is wrong with it."""
+"""`tkd cache info`, `validate` and `verify`: what a cache holds, and what is wrong with it."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import click
 
@@ -43,6 +45,45 @@ def validate_command(path) -> None:
     if problems:
         raise click.ClickException(f"{path}: {len(problems)} faults.")
     click.echo(f"{path}: no faults")
+
+
+@click.command("verify")
+@click.argument("path", metavar="CACHE", type=Location())
+@click.option("--teacher", default="bundled", help="Its teacher: a folder; bundled: the built-in one.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Its dataset.")
+@click.option("--clips", "n_clips", type=click.IntRange(min=1), default=32, help="Clips to run the teacher on again.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the draw of these clips.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify_command(path, teacher, data, n_clips, seed, as_json) -> None:
+    """Run the teacher again on some clips: does the cache say what it says? Exit code 1 if not.
+
+    \b
+    Example:
+      tkd cache verify caches/mini.zarr --data data/mini
+    """
+    from cache_schema import open_cache
+    from pipeline.data.manifest import read_manifest
+    from pipeline.extract.verify import verify_cache
+
+    found = verify_cache(open_cache(path), read_manifest(data), teacher, n_clips, seed)
+    if as_json:
+        click.echo(json.dumps({"verified": not found.problems, **dataclasses.asdict(found)}, indent=2))
+    else:
+        click.echo(_agreements(found))
+    if found.problems:
+        raise click.ClickException(f"{path}: not verified, {len(found.problems)} problems.")
+    if not as_json:
+        click.echo(f"{path}: verified on {found.n_clips} clips")
+
+
+def _agreements(found) -> str:
+    """Returns the figures as a table, and the problems below it."""
+    figures = ("mean_cosine", "worst_cosine", "mean_kl", "worst_kl", "worst_difference")
+    lines = [f"{'array':<18}" + "".join(f"{figure:>18}" for figure in figures)]
+    for name, agreement in found.arrays.items():
+        values = (getattr(agreement, figure) for figure in figures)
+        lines.append(f"{name:<18}" + "".join(f"{'' if value is None else f'{value:.6g}':>18}" for value in values))
+    return "\n".join(lines + found.problems)
 
 
 def _summary(described: dict) -> str:
