@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from cache_schema.errors import CacheError
-from cache_schema.format.coding import encode_log_uint8
+from cache_schema.format.coding import encode_weights
 from cache_schema.format.digest import array_digest, cache_id, partition_digest
 from cache_schema.format.schema import ArraySpec, Layout, required_arrays
 from cache_schema.reader import Cache, open_cache
@@ -143,7 +143,7 @@ def _stored(cache: Cache, spec: ArraySpec, index: int) -> np.ndarray:
         return cache.read(spec.name, [index], decode=False)
     weights = cache.read("head_weights", [index]).mean(axis=2)
     valid = weights > 0  # no valid weight decodes to 0
-    return encode_log_uint8(weights, valid, spec.coding)
+    return encode_weights(weights, valid, spec.coding)
 
 
 def write_zip(folder: Path, layout: Layout, file: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cache_schema.errors import CacheError
 from cache_schema.format.checks import WEIGHTS, Context, metadata_faults, name_faults, value_faults
-from cache_schema.format.coding import encode_log_uint8
+from cache_schema.format.coding import encode_weights
 from cache_schema.format.digest import canonical_json
 from cache_schema.format.schema import FORMAT_VERSION, STATE_KEYS, ArraySpec, Layout, required_arrays
 from cache_schema.stores.base import Store, numpy_dtype
@@ -77,7 +77,7 @@ def stored_partition(
         encodes = spec.coding is not None and not coded
         values = _cast(where, spec, arrays[name], shape, encodes)
         faults += value_faults(name, values, context, WEIGHTS if encodes else None)
-        stored[name] = encode_log_uint8(values, ~context.beyond(values.ndim), spec.coding) if encodes else values
+        stored[name] = encode_weights(values, ~context.beyond(values.ndim), spec.coding) if encodes else values
     if faults:
         raise CacheError(f"{where}: {' '.join(faults)}")
     return stored

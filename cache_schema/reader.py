@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cache_schema.errors import CacheError
-from cache_schema.format.coding import decode_log_uint8
+from cache_schema.format.coding import decode_weights
 from cache_schema.format.digest import array_digest, cache_id, partition_digest
 from cache_schema.format.schema import SPLITS, ArraySpec, Layout, required_arrays
 from cache_schema.stores import is_url, open_store
@@ -111,7 +111,7 @@ class Cache:
             CacheError: no such array, or a coding this version does not know.
         """
         coding = self.forms[name].attributes["coding"] if self._spec(name).coding else None
-        return stored if coding is None else decode_log_uint8(stored, coding)
+        return stored if coding is None else decode_weights(stored, coding)
 
     def _spec(self, name: str) -> ArraySpec:
         if name not in self.specs:

@@ -95,7 +95,8 @@ def test_layers_of_a_copy_are_the_means_of_the_heads(copies, tmp_path):
     convert_cache(copies[".zarr"], tmp_path / "layers.zarr", keep="layers")
     assert validate_cache(tmp_path / "layers.zarr") == []
     found = open_cache(tmp_path / "layers.zarr").read("layer_weights")
-    np.testing.assert_allclose(found, open_cache(copies[".zarr"]).read("head_weights").mean(axis=2), rtol=0.06)
+    means = open_cache(copies[".zarr"]).read("head_weights").mean(axis=2)
+    np.testing.assert_allclose(np.sqrt(found), np.sqrt(means), atol=0.04)  # coded once more, in steps even in the root
 
 
 def test_a_copy_neither_replaces_unasked_nor_is_left_half_made(copies, tmp_path):

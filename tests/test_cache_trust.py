@@ -104,7 +104,7 @@ def test_altered_provenance_is_detected_on_opening(cache, change):
 
 
 def test_altered_coding_parameters_are_detected(cache):
-    rewrite(cache / "head_weights" / "zarr.json", lambda document: document["attributes"]["coding"].update(low=1e-9))
+    rewrite(cache / "head_weights" / "zarr.json", lambda document: document["attributes"]["coding"].update(step=0.05))
     with pytest.raises(CacheError, match=r"head_weights, partition 0 .*wrong digest"):
         open_cache(cache).read("head_weights")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cache_schema.format.coding import code_levels
 from cache_schema.format.schema import REQUIRED_METADATA, SPLITS, ArraySpec, Layout
 
 SUM_TOLERANCE = 2e-3  # float16 rounds each weight by up to 2**-11 of it, unbiased; a wrong pooling misses by far more
@@ -75,7 +76,7 @@ def _normalised(values: np.ndarray, context: Context) -> tuple[np.ndarray, np.nd
 
 
 def _coded(codes: np.ndarray, context: Context) -> tuple[np.ndarray, np.ndarray]:
-    n_bad = _per_clip((codes == 0) != context.beyond(codes.ndim)).sum(axis=1)
+    n_bad = _per_clip((code_levels(codes) == 0) != context.beyond(codes.ndim)).sum(axis=1)
     return n_bad > 0, n_bad
 
 
@@ -121,7 +122,9 @@ WEIGHTS = (
     Check("exactly 0 beyond n_frames; found is the number of values that are not", _zero_beyond, ("n_frames",)),
     Check(f"of sum 1 +- {SUM_TOLERANCE} over the valid frames", _normalised, ("n_frames",)),
 )
-CODES = (Check("code 0 beyond n_frames and nowhere else; found is the number of exceptions", _coded, ("n_frames",)),)
+CODES = (
+    Check("of level 0 beyond n_frames and nowhere else; found is the number of exceptions", _coded, ("n_frames",)),
+)
 CHECKS = {
     "clip_id": (Check("unique and not empty", _unique),),
     "split": (

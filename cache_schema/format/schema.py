@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cache_schema.errors import CacheError
-from cache_schema.format.coding import LOG_UINT8
+from cache_schema.format.coding import DELTA_UINT8
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")  # a split is stored as its position here
@@ -190,7 +190,7 @@ ARRAYS = (
         "partition",
         "attention each frame receives, per layer, mean over heads",
         required_if={"keep": "layers"},
-        attributes={"coding": LOG_UINT8},
+        attributes={"coding": DELTA_UINT8},
     ),
     ArraySpec(
         "head_weights",
@@ -200,7 +200,7 @@ ARRAYS = (
         "partition",
         "attention each frame receives, per layer and head",
         required_if={"keep": "heads"},
-        attributes={"coding": LOG_UINT8},
+        attributes={"coding": DELTA_UINT8},
     ),
     ArraySpec("logits", ("clip", "class"), "float16", NAN, "partition", "the teacher's output before softmax/sigmoid"),
     ArraySpec(
