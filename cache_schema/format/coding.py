@@ -8,8 +8,9 @@ import numpy as np
 from cache_schema.errors import CacheError
 
 # KL(p || q) is close to 2 * sum (sqrt p - sqrt q)^2, so levels lie even in sqrt(p) where weights are small, and widen
-# towards even ratios where they are large. At this spacing the mean KL is at most 1.5 * step^2 = 0.94e-3 whatever the
-# weights are. Differences in time are stored because attention is smooth: small numbers are what zstd squeezes.
+# towards even ratios where they are large. Errors spread evenly within the levels make the mean KL at most 1.5 * step^2
+# = 0.94e-3, whatever the weights are. Differences in time are stored because a trained teacher's attention is smooth:
+# small numbers are what zstd squeezes.
 DELTA_UINT8 = {
     "name": "delta_uint8",
     "step": 0.025,
