@@ -18,7 +18,7 @@ from pipeline.data.manifest import Clip, DatasetInfo, Manifest, read_manifest, w
 from pipeline.errors import TkdError
 from pipeline.extract.attention import pool_attention
 from pipeline.extract.build import build_cache
-from pipeline.extract.config import BuildConfig
+from pipeline.extract.config import BuildConfig, Share
 from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.teacher.clips import collate
 from pipeline.teacher.model import load_teacher
@@ -228,6 +228,20 @@ def test_a_cache_of_something_else_is_replaced_only_by_force(unequal, tmp_path):
         with pytest.raises(CacheError):
             build_cache(unequal, folder, out, BuildConfig(), force)
     assert out.read_text() == "years of work"
+
+
+def test_what_a_killed_job_left_beside_the_whole_cache_is_cleared_away(unequal, tmp_path):
+    folder, out = str(tiny_folder(tmp_path / "t", LABELS)), tmp_path / "c.h5"
+    build_cache(unequal, folder, tmp_path / "c.zarr", BuildConfig())
+    build_cache(unequal, folder, out, BuildConfig())
+    (tmp_path / "c.zarr").rename(tmp_path / "c.h5.partial")
+    (tmp_path / "c.h5.discarded").mkdir()
+    assert build_cache(unequal, folder, out, BuildConfig()).already
+    assert sorted(entry.name for entry in tmp_path.glob("c.*")) == ["c.h5"]
+    build_cache(unequal, folder, tmp_path / "b.h5", BuildConfig(partition_size=4), share=Share(0, 2))
+    (tmp_path / "b.h5.partial").rename(tmp_path / "c.h5.partial")  # of another cache that is to be there
+    assert build_cache(unequal, folder, out, BuildConfig()).already
+    assert (tmp_path / "c.h5.partial").exists()
 
 
 def test_a_damaged_cache_is_not_taken_for_complete(unequal, tmp_path):

@@ -5,7 +5,6 @@ the whole, and by a job that does a share while it begins and finalises; a share
 own among the working store's records.
 """
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cache_schema import CacheError, create_cache, describe_cache, finalise, open_cache, pending_partitions
+from cache_schema.stores.working import RECORDS, discard, working_path
 from pipeline.errors import TkdError
 from pipeline.extract.config import Share
 from pipeline.extract.plan import PROVENANCE, Outline, other_than
@@ -92,9 +92,10 @@ def begin(out: Path, outline: Outline, force: bool) -> str | None:
                 f"{out}: a complete cache of something else: {'; '.join(found)}. "
                 "--force rebuilds it, or choose another --out."
             )
-        if _begun(out).get("cache_id") == cache.metadata["cache_id"]:  # killed after it was put into the file `out`
-            shutil.rmtree(_working(out))
-        return cache.metadata["cache_id"]
+        cache_id = cache.metadata["cache_id"]
+        # What a job left that was killed after the cache was in its place.
+        discard(working_path(out) if _begun(out).get("cache_id") == cache_id else Path(f"{out}.begin"), out)
+        return cache_id
     with ExitStack() as idle:
         if force and other_than(_begun(out), outline, (*PROVENANCE, "software")):  # it will be thrown away
             for lock in _records(out).glob("*.lock"):
@@ -133,14 +134,14 @@ def _finalise_if_whole(out: Path, n_partitions: int) -> Built:
     if missing:
         return Built(None, n_partitions - missing, n_partitions)
     with only_one(out, WAIT_SECONDS):  # of the jobs that end together one finalises
-        cache_id = finalise(out) if _working(out).exists() else open_cache(out).metadata["cache_id"]
+        cache_id = finalise(out) if working_path(out).exists() else open_cache(out).metadata["cache_id"]
     return Built(cache_id, n_partitions, n_partitions)
 
 
 def _begun(out: Path) -> dict[str, Any]:
     """Returns what the working store says of itself: nothing where there is none, or a damaged one."""
     try:
-        return describe_cache(_working(out))
+        return describe_cache(working_path(out))
     except CacheError:
         return {}
 
@@ -150,14 +151,10 @@ def _missing(out: Path) -> list[int]:
     try:
         return pending_partitions(out)
     except CacheError:
-        if _working(out).exists():
+        if working_path(out).exists():
             raise
         return []
 
 
-def _working(out: Path) -> Path:
-    return Path(f"{out}.partial")  # FORMAT.md, Completeness
-
-
 def _records(out: Path) -> Path:
-    return _working(out) / "partitions"
+    return working_path(out) / RECORDS
