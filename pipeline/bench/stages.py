@@ -1,39 +1,17 @@
-"""`make bench`: what the two stages cost, as ratios to their references within one run.
-
-Variants are run in turn (A B C A B C ...) after a warm-up, and medians compared, so that a machine that speeds up or
-slows down does so for all of them.
-"""
-
-import platform
-import time
-from collections.abc import Callable
-from statistics import median
+"""What the two stages cost."""
 
 import torch
 from torch import nn
 
+from pipeline.bench.compare import compare
 from pipeline.distill.data import Clips
 from pipeline.distill.losses import combined_loss
 from pipeline.distill.train import loss_terms
 from pipeline.extract.attention import pool_attention
 from pipeline.extract.features import LogMelConfig
 from pipeline.frames import FrameGrid, student_grid
-from pipeline.teacher.model import Teacher, load_teacher
-from students import STUDENTS, build_student
-
-_ROUNDS = 7
-
-
-def compare(variants: dict[str, Callable[[], object]], rounds: int = _ROUNDS) -> dict[str, float]:
-    """Returns the median seconds of each variant, run in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for round_ in range(rounds + 1):
-        for name, run in variants.items():
-            started = time.perf_counter()
-            run()
-            if round_ > 0:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: median(values) for name, values in seconds.items()}
+from pipeline.teacher.model import Teacher
+from students import build_student
 
 
 def stage_one(teacher: Teacher, seconds: int, batch_size: int) -> dict[str, float]:
@@ -95,27 +73,3 @@ def stage_two(name: str, teacher: Teacher, batch_size: int = 64, seconds: int = 
         step(0.25)
 
     return compare({"plain": lambda: step(0.0), "cached": lambda: step(0.25), "teacher in loop": teacher_in_loop})
-
-
-def main() -> None:
-    """Prints the tables."""
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    teacher = load_teacher("bundled")[0]
-    print("\nstage one, bundled teacher, float32: ratio to the plain forward pass (fused attention, no maps)")
-    for seconds, batch_size in ((2, 16), (8, 4), (30, 1)):
-        cost = stage_one(teacher, seconds, batch_size)
-        print(
-            f"  {seconds:>2} s clips: pooled {cost['pooled'] / cost['plain']:.2f}, "
-            f"all maps kept and full rollout {cost['naive'] / cost['plain']:.2f}   ({cost['plain']:.3f} s a batch)"
-        )
-    print("\nstage two, batch 64 of 4 s clips: ratio to a step without distillation")
-    for name in STUDENTS:
-        cost = stage_two(name, teacher)
-        print(
-            f"  {name:<10} from the cache {cost['cached'] / cost['plain']:.2f}, "
-            f"teacher in the loop {cost['teacher in loop'] / cost['plain']:.2f}   ({cost['plain']:.3f} s a step)"
-        )
-
-
-if __name__ == "__main__":
-    main()

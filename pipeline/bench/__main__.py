@@ -1,0 +1,38 @@
+"""`python -m pipeline.bench`: prints the tables."""
+
+import platform
+import tempfile
+from pathlib import Path
+
+import torch
+
+from pipeline.bench import reading
+from pipeline.bench.stages import stage_one, stage_two
+from pipeline.teacher.model import load_teacher
+from students import STUDENTS
+
+
+def main() -> None:
+    """Prints the tables."""
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    teacher = load_teacher("bundled")[0]
+    print("\nstage one, bundled teacher, float32: ratio to the plain forward pass (fused attention, no maps)")
+    for seconds, batch_size in ((2, 16), (8, 4), (30, 1)):
+        cost = stage_one(teacher, seconds, batch_size)
+        print(
+            f"  {seconds:>2} s clips: pooled {cost['pooled'] / cost['plain']:.2f}, "
+            f"all maps kept and full rollout {cost['naive'] / cost['plain']:.2f}   ({cost['plain']:.3f} s a batch)"
+        )
+    print("\nstage two, batch 64 of 4 s clips: ratio to a step without distillation")
+    for name in STUDENTS:
+        cost = stage_two(name, teacher)
+        print(
+            f"  {name:<10} from the cache {cost['cached'] / cost['plain']:.2f}, "
+            f"teacher in the loop {cost['teacher in loop'] / cost['plain']:.2f}   ({cost['plain']:.3f} s a step)"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        reading.main(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
