@@ -197,7 +197,9 @@ def load_splits(
     if cache.task != "single_label":
         raise TkdError(f"{cache.path}: task {cache.task}; students are trained on single_label caches.")
     if not cache.layout.with_features:
-        raise TkdError(f"{cache.path}: holds no features. Make them from your copy of the recordings with tkd cache attach.")
+        raise TkdError(
+            f"{cache.path}: holds no features. Make them from your copy of the recordings with tkd cache attach."
+        )
     splits = {name: Split(cache, name, drop_first, pool) for name in names}
     memory = default_memory() if memory is None else memory
 
