@@ -1,5 +1,6 @@
 """Stage one in several jobs: shares of one cache, the locks between them, and who holds a lock."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -102,6 +103,9 @@ def test_any_process_may_write_any_partition_once_the_cache_is_begun(data, teach
     for index in (3, 0, 3):
         build_partition(plan, out, index)
     assert pending_partitions(out) == [1, 2, 4]
+    with pytest.raises(TkdError, match=r"c.zarr: begun with something else: pooling.arithmetic is 'float32'"):
+        build_partition(plan_build(data, teacher, dataclasses.replace(CONFIG, bfloat16=True)), out, 1)
+    assert pending_partitions(out) == [1, 2, 4]
     build_cache(data, teacher, out, CONFIG)
     assert files_of(out) == files_of(whole)
 
@@ -110,7 +114,7 @@ def test_any_process_may_write_any_partition_once_the_cache_is_begun(data, teach
 def test_a_partition_that_another_job_writes_is_left_to_it(data, teacher, tmp_path, more):
     out = tmp_path / "c.zarr"
     build_cache(data, teacher, out, CONFIG, share=Share(0, 2))
-    with claim(out, 3) as missing:
+    with claim(out, plan_build(data, teacher, CONFIG).outline, 3) as missing:
         assert missing
         result = build(data, teacher, out, *more)
         assert result.exit_code == 1

@@ -56,7 +56,7 @@ def attach_features(
     metadata = {key: value for key, value in cache.metadata.items() if key not in _STATE}
     metadata["software"] |= {"features": versions("tkd", "torch", "torchaudio", "numpy")}
     outline = Outline(dataclasses.replace(cache.layout, with_features=True), rows, metadata)
-    write_one = partial(_attach_partition, cache, manifest.audio_root, clips, log_mel, out)
+    write_one = partial(_attach_partition, cache, manifest.audio_root, clips, log_mel, out, outline)
     return write_cache(out, outline, write_one, "computing features", force=force)
 
 
@@ -104,10 +104,17 @@ def match_clips(cache: Cache, manifest: Manifest, strict: bool = False) -> list[
 
 
 def _attach_partition(
-    cache: Cache, root: Path, clips: list[Clip], log_mel: LogMel, out: Path, index: int, progress: Progress
+    cache: Cache,
+    root: Path,
+    clips: list[Clip],
+    log_mel: LogMel,
+    out: Path,
+    outline: Outline,
+    index: int,
+    progress: Progress,
 ) -> None:
     """Writes one partition: what the cache holds as it is stored there, and the features."""
-    with claim(out, index) as missing:
+    with claim(out, outline, index) as missing:
         if not missing:
             return
         layout, rows = cache.layout, cache.layout.partition_rows(index)

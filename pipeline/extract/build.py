@@ -36,12 +36,13 @@ def build_cache(
 def build_partition(plan: Plan, out: Path, index: int, progress: Progress | None = None) -> None:
     """Computes and writes one partition of the unfinished cache, unless it is whole; the unit of stage one's work.
 
-    Any process that has the plan may call it, for any partition, at any time after `begin`.
+    Any process may call it, for any partition, at any time after `begin`; with a plan of its own, made from the same.
 
     Raises:
-        TkdError: another process is writing the partition, or a clip cannot be read.
+        TkdError: another process is writing the partition, the cache was begun with another plan, or a clip cannot be
+            read.
     """
-    with claim(out, index) as missing:
+    with claim(out, plan.outline, index) as missing:
         if missing:
             clips = plan.manifest.clips[plan.outline.layout.partition_rows(index)]
             write_partition(out, index, run_teacher(plan, clips, progress))

@@ -5,7 +5,7 @@ the whole, and by a job that does a share while it begins and finalises; a share
 own among the working store's records.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema import CacheError, create_cache, describe_cache, finalise, open_cache, pending_partitions
+from cache_schema import CacheError, create_cache, finalise, open_cache, pending_partitions
 from cache_schema.stores.working import RECORDS, discard, working_path
+from cache_schema.stores.zarr_store import ZarrStore
 from pipeline.errors import TkdError
 from pipeline.extract.config import Share
 from pipeline.extract.plan import PROVENANCE, Outline, other_than
@@ -119,14 +120,17 @@ def fill(
 
 
 @contextmanager
-def claim(out: Path, index: int) -> Iterator[bool]:
+def claim(out: Path, outline: Outline, index: int) -> Iterator[bool]:
     """Holds a partition of the unfinished cache while the block runs; yields whether it is still to be written.
 
     Raises:
-        TkdError: another process holds it.
+        TkdError: another process holds it, or the cache was begun with something else.
     """
     with hold(_records(out) / f"{index:05d}.lock", f"{out}, partition {index}"):
-        yield index in _missing(out)
+        missing = index in _missing(out)
+        if missing and (found := other_than(_begun(out), outline)):
+            raise TkdError(f"{out}: begun with something else: {'; '.join(found)}. Give every job the same settings.")
+        yield missing
 
 
 def _finalise_if_whole(out: Path, n_partitions: int) -> Built:
@@ -138,10 +142,10 @@ def _finalise_if_whole(out: Path, n_partitions: int) -> Built:
     return Built(cache_id, n_partitions, n_partitions)
 
 
-def _begun(out: Path) -> dict[str, Any]:
+def _begun(out: Path) -> Mapping[str, Any]:
     """Returns what the working store says of itself: nothing where there is none, or a damaged one."""
     try:
-        return describe_cache(working_path(out))
+        return ZarrStore(working_path(out)).metadata
     except CacheError:
         return {}
 

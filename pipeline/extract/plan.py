@@ -31,7 +31,10 @@ class Outline:
 
 @dataclass(frozen=True)
 class Plan:
-    """A cache to be built: its sources, loaded and checked against each other."""
+    """A cache to be built: its sources, loaded and checked against each other.
+
+    It stays in its process, because a teacher cannot be pickled; another process makes its own with `plan_build`.
+    """
 
     manifest: Manifest
     teacher: Teacher
