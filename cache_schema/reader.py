@@ -92,10 +92,11 @@ class Cache:
         for index, rows in zip(indices, ranges, strict=True):
             place = f", {self.layout.place(index)}"
             stored = self._stored(name, rows, place) if whole is None else whole[rows]
-            if not self._verified(name, index, stored) and self.store.refresh(name, rows):
-                stored = self._stored(name, rows, place)
             if not self._verified(name, index, stored):
-                raise CacheError(f"{self.path}: {name}{place}: missing or altered (wrong digest). {WAY_OUT}")
+                if self.store.refresh(name, rows):
+                    stored = self._stored(name, rows, place)
+                if not self._verified(name, index, stored):
+                    raise CacheError(f"{self.path}: {name}{place}: missing or altered (wrong digest). {WAY_OUT}")
             values[filled : filled + len(stored)] = self.decode(name, stored) if decode else stored
             filled += len(stored)
         return values

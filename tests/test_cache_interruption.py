@@ -87,7 +87,7 @@ def test_a_finished_cache_is_replaced_only_by_force_and_only_by_a_whole_one(tmp_
 def test_force_never_replaces_what_is_no_cache(tmp_path):
     (tmp_path / "home.zarr").mkdir()
     (tmp_path / "home.zarr" / "thesis.txt").write_text("years of work")
-    with pytest.raises(CacheError, match=r"home.zarr: a folder, but no cache"):
+    with pytest.raises(CacheError, match=r"home.zarr: no cache, or a damaged one"):
         begin(tmp_path / "home.zarr", force=True)
 
 

@@ -193,7 +193,7 @@ def test_something_else_at_the_path_is_named(tmp_path):
     zarr.create_group(tmp_path / "foreign.zarr")
     for name, message in (
         ("file", "file: a file, but no cache: neither HDF5 nor a .zip"),
-        ("folder", "folder: a folder, but no cache"),
+        ("folder", "folder: no cache, or a damaged one"),
         ("foreign.zarr", "foreign.zarr: readable, but no cache .it has no attribute 'tkd_cache'"),
     ):
         with pytest.raises(CacheError, match=message):

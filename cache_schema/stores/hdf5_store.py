@@ -49,7 +49,7 @@ class Hdf5Store(Store):
         try:
             return _json_attributes(self.file)
         except CacheError as error:
-            raise CacheError(f"{self.location}: its attributes are damaged ({error}).") from error
+            raise CacheError(f"{self.location}: damaged ({error}). Fetch it again.") from error
 
     def array_names(self) -> set[str]:
         try:
@@ -61,7 +61,7 @@ class Hdf5Store(Store):
         try:
             dataset = self.file[name]
         except KeyError as error:
-            raise CacheError("missing" if name not in self.array_names() else f"damaged ({error})") from error
+            raise CacheError(f"missing, or damaged ({error})") from error
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise CacheError(f"its metadata are damaged ({error})") from error
         if not isinstance(dataset, h5py.Dataset):
@@ -75,11 +75,11 @@ class Hdf5Store(Store):
             return Form(
                 STRING if is_string else dataset.dtype,
                 dataset.shape,
-                tuple(dim.label for dim in dataset.dims),
+                _dims(dataset),
                 _json_attributes(dataset),
                 {"chunks": dataset.chunks, "fletcher32": dataset.fletcher32},
             )
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
             raise CacheError(f"its metadata are damaged ({error})") from error
 
     def required_storage(self, spec: ArraySpec, layout: Layout) -> Mapping[str, Any]:
@@ -132,8 +132,9 @@ def create_array(file: h5py.File, spec: ArraySpec, layout: Layout, width: int) -
 
 
 def set_attribute(node: h5py.File | h5py.Dataset, name: str, value: Any) -> None:
-    """Writes an attribute, as the text of its JSON."""
-    node.attrs[name] = json.dumps(value, ensure_ascii=False)
+    """Writes an attribute, as the text of its JSON; of fixed length, which lies where a checksum covers it."""
+    text = json.dumps(value, ensure_ascii=False).encode()
+    node.attrs.create(name, np.bytes_(text), dtype=h5py.string_dtype(length=len(text)))
 
 
 def write_values(file: h5py.File, name: str, rows: slice, values: np.ndarray) -> None:
@@ -157,9 +158,15 @@ def _chunks(spec: ArraySpec, layout: Layout) -> tuple[int, ...]:
 def _json_attributes(node: h5py.File | h5py.Dataset) -> dict[str, Any]:
     """The attributes from their JSON; HDF5's own, of dimension labels, left out."""
     try:
-        return {name: json.loads(node.attrs[name]) for name in node.attrs if not name.startswith("DIMENSION_")}
+        return {name: json.loads(bytes(node.attrs[name])) for name in node.attrs if not name.startswith("DIMENSION_")}
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise CacheError(f"an attribute is not JSON: {error}") from error
+
+
+def _dims(dataset: h5py.Dataset) -> tuple[str | None, ...]:
+    """The names of the dimensions. Not by `dataset.dims`: of a damaged label that ends the process."""
+    labels = dataset.attrs["DIMENSION_LABELS"]
+    return tuple(label.decode() if isinstance(label, bytes) else label for label in labels)
 
 
 def _strings(values: np.ndarray) -> np.ndarray:

@@ -36,8 +36,8 @@ class ZarrStore(Store):
         if self._opened is None or self._opened[0] != os.getpid():
             try:
                 group = zarr.open_group(self._zarr_store(), mode=self.mode, zarr_format=3)
-            except (ValueError, TypeError, KeyError, OSError) as error:
-                raise CacheError(f"{self.location}: a folder, but no cache (no Zarr v3 group: {error}).") from error
+            except Exception as error:  # as many as there are storages and ways of damage
+                raise CacheError(f"{self.location}: no cache, or a damaged one (no Zarr v3 group: {error}).") from error
             self._opened = os.getpid(), group
         return self._opened[1]
 
@@ -60,7 +60,7 @@ class ZarrStore(Store):
             array = self.group[name]
         except KeyError as error:
             raise CacheError("missing") from error
-        except (ValueError, TypeError, OSError) as error:
+        except Exception as error:  # as many as there are storages and ways of damage
             raise CacheError(f"its metadata are damaged ({error})") from error
         if not isinstance(array, zarr.Array):
             raise CacheError("not an array")
