@@ -19,6 +19,7 @@ from cache_schema.format.digest import array_digest, cache_id, canonical_json, p
 from cache_schema.format.schema import Layout, required_arrays
 from cache_schema.incoming import complete_metadata, stored_partition, stored_rows
 from cache_schema.reader import open_cache
+from cache_schema.sharing.diff import differences
 from cache_schema.stores import open_store
 from cache_schema.stores.base import ATTRIBUTE, DIGESTS_ATTRIBUTE, STRING
 from cache_schema.stores.working import RECORDS, discard, working_path, written_partitions
@@ -97,24 +98,12 @@ def _differences_to_begun(folder: Path, metadata: dict[str, Any], rows: Mapping[
             "cache_id": None,
             "complete": False,
         }  # a finalise may have been cut off before the rename
-        differing = list(_differences(begun, metadata))
+        differing = [f"{path} was {there!r}, is {here!r}" for path, there, here in differences(begun, metadata)]
         if not differing:
             differing = [f"other {name}" for name in rows if not np.array_equal(store.read(name), rows[name])]
     except CacheError as error:
         return [f"it is damaged: {error}"]
     return differing
-
-
-def _differences(begun: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Each leaf of two JSON objects that differs, by its path."""
-    found = []
-    for key in {**begun, **now}:
-        there, here = begun.get(key), now.get(key)
-        if isinstance(there, Mapping) and isinstance(here, Mapping):
-            found += _differences(there, here, f"{prefix}{key}.")
-        elif there != here:
-            found.append(f"{prefix}{key} was {there!r}, is {here!r}")
-    return found
 
 
 def _open_working(path: str | os.PathLike, mode: str = "r") -> ZarrStore:
