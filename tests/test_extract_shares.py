@@ -14,13 +14,14 @@ from test_teacher_training import command
 
 import pipeline.extract.partitions
 from cache_schema import describe_cache, merge_caches, pending_partitions
+from cache_schema.lock import hold
 from pipeline.data.manifest import Manifest
 from pipeline.errors import TkdError
 from pipeline.extract.build import build_cache, build_partition
 from pipeline.extract.config import BuildConfig, Share
 from pipeline.extract.partitions import begin, claim
 from pipeline.extract.plan import plan_build
-from pipeline.lock import hold, only_one
+from pipeline.lock import only_one
 
 CONFIG = BuildConfig(partition_size=4)
 

@@ -40,6 +40,16 @@ def discard(entry: Path, path: Path) -> None:
         _remove(bin_path)
 
 
+def replace(new: Path, path: Path) -> None:
+    """Gives a whole cache its name; what had it is removed only then."""
+    if path.exists():
+        bin_path = Path(f"{path}.discarded")
+        _remove(bin_path)
+        path.rename(bin_path)
+    new.rename(path)
+    _remove(Path(f"{path}.discarded"))
+
+
 def _remove(entry: Path) -> None:
     if entry.is_dir():
         shutil.rmtree(entry)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from cache_schema import CacheError, create_cache, finalise, open_cache, pending_partitions
+from cache_schema.lock import hold, only_one
 from cache_schema.stores.working import RECORDS, discard, working_path
 from cache_schema.stores.zarr_store import ZarrStore
 from pipeline.errors import TkdError
 from pipeline.extract.config import Share
 from pipeline.extract.plan import PROVENANCE, Outline, other_than
-from pipeline.lock import hold, only_one
 from pipeline.progress import Progress
 
 WAIT_SECONDS = 60  # for another job to begin or to finalise, which takes moments
