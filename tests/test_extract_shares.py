@@ -13,15 +13,14 @@ from test_teacher_model import tiny_folder
 from test_teacher_training import command
 
 import pipeline.extract.partitions
-from cache_schema import describe_cache, merge_caches, pending_partitions
-from cache_schema.lock import hold
+from cache_schema import CacheError, describe_cache, merge_caches, pending_partitions
+from cache_schema.lock import hold, only_one
 from pipeline.data.manifest import Manifest
 from pipeline.errors import TkdError
 from pipeline.extract.build import build_cache, build_partition
 from pipeline.extract.config import BuildConfig, Share
 from pipeline.extract.partitions import begin, claim
 from pipeline.extract.plan import plan_build
-from pipeline.lock import only_one
 
 CONFIG = BuildConfig(partition_size=4)
 
@@ -128,7 +127,7 @@ def test_a_partition_that_another_job_writes_is_left_to_it(data, teacher, tmp_pa
 
 def test_a_share_waits_for_who_begins_or_finalises_but_not_for_ever(data, teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline.extract.partitions, "WAIT_SECONDS", 0.3)
-    with only_one(tmp_path / "c.zarr"), pytest.raises(TkdError, match=r"c.zarr: being written by pid \d+ on"):
+    with only_one(tmp_path / "c.zarr"), pytest.raises(CacheError, match=r"c.zarr: being written by pid \d+ on"):
         build_cache(data, teacher, tmp_path / "c.zarr", CONFIG, share=Share(0, 2))
     build_cache(data, teacher, tmp_path / "c.zarr", CONFIG, share=Share(0, 2))
 
@@ -157,7 +156,7 @@ def test_a_share_that_is_none_is_a_usage_error(data, teacher, tmp_path, share):
     assert list(tmp_path.iterdir()) == []
 
 
-HOLDER = "import pathlib, sys, time; from pipeline.lock import only_one\nwith only_one(pathlib.Path(sys.argv[1])):\n"
+HOLDER = "import pathlib, sys, time; from cache_schema.lock import only_one\nwith only_one(pathlib.Path(sys.argv[1])):\n"
 
 
 def test_a_lock_names_its_holder_and_is_free_as_soon_as_that_one_is_killed(tmp_path):
@@ -169,9 +168,9 @@ def test_a_lock_names_its_holder_and_is_free_as_soon_as_that_one_is_killed(tmp_p
         named = (
             rf"c.zarr: being written by pid {holder.pid} on \S+ since [\d-]+ \d\d:\d\d \S+ \(-c {out}\). Wait for it"
         )
-        with pytest.raises(TkdError, match=named), only_one(out):
+        with pytest.raises(CacheError, match=named), only_one(out):
             pass
-        with pytest.raises(TkdError, match=named), only_one(out, wait_seconds=0.3):
+        with pytest.raises(CacheError, match=named), only_one(out, wait_seconds=0.3):
             pass
     finally:
         holder.send_signal(signal.SIGKILL)
