@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 from cache_schema.stores.zarr_store import ZarrStore
@@ -48,6 +49,20 @@ def replace(new: Path, path: Path) -> None:
         path.rename(bin_path)
     new.rename(path)
     _remove(Path(f"{path}.discarded"))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is there with all its content or not at all, also after a power cut, whoever else writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.writing")
+    try:
+        with temporary.open("wb") as file:  # not by tempfile, whose files are for their owner alone
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _remove(entry: Path) -> None:
