@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from cache_schema.errors import CacheError
 from cache_schema.format.coding import encode_weights
 from cache_schema.format.digest import array_digest, cache_id, partition_digest
 from cache_schema.format.schema import ArraySpec, Layout, required_arrays
+from cache_schema.lock import only_one
 from cache_schema.reader import Cache, open_cache
-from cache_schema.stores import SUFFIXES
+from cache_schema.stores import SUFFIXES, open_store
 from cache_schema.stores.base import ATTRIBUTE, DIGESTS_ATTRIBUTE, STRING
 from cache_schema.stores.hdf5_store import create_array, set_attribute, width_of, write_values
-from cache_schema.stores.working import discard
+from cache_schema.stores.working import discard, replace
 from cache_schema.stores.zarr_store import create_folder, file_names, flush
 
 KEEPS = ("rollout", "layers", "heads")  # from least to most
@@ -50,20 +52,46 @@ def convert_cache(
     Raises:
         CacheError: the source is damaged or does not hold what is to be kept, or the destination is there already.
     """
-    destination = Path(destination)
-    if destination.suffix not in SUFFIXES:
-        raise CacheError(f"{destination}: the name of a copy ends in {', '.join(SUFFIXES)}. Give such a name.")
+    destination = require_destination(destination)
     cache = open_cache(source)
+    with only_one(destination):
+        if destination.exists():
+            if not force:
+                raise CacheError(f"{destination}: already there; --force replaces it, or give another name.")
+            if str(destination.resolve()) == cache.location:
+                raise CacheError(f"{destination}: is the source itself. Give another name.")
+            open_store(destination).metadata  # noqa: B018  only a cache may be replaced by one
+        return convert_locked(cache, destination, keep, with_features, on_partition)
+
+
+def require_destination(destination: str | os.PathLike) -> Path:
+    """The path of a copy.
+
+    Raises:
+        CacheError: it is a URL, or its name does not end as that of a cache.
+    """
+    text = os.fspath(destination)
+    if re.match(r"[a-z][a-z0-9+]+:/", text):  # a Path has lost one of the two slashes
+        raise CacheError(f"{text}: a URL; tkd cache push copies a cache there. Give a path.")
+    path = Path(destination)
+    if path.suffix not in SUFFIXES:
+        raise CacheError(f"{path}: the name of a cache ends in {', '.join(SUFFIXES)}. Give such a name.")
+    return path
+
+
+def convert_locked(
+    cache: Cache,
+    destination: Path,
+    keep: str | None = None,
+    with_features: bool = True,
+    on_partition: Callable[[int], object] = lambda _: None,
+) -> str:
+    """Copies a cache as `convert_cache` does; the caller holds the lock of the destination, which may be replaced."""
     layout = _reduced(cache, keep, with_features)
-    if destination.exists():
-        if not force:
-            raise CacheError(f"{destination}: already there; --force replaces it, or give another name.")
-        if str(destination.resolve()) == cache.location:
-            raise CacheError(f"{destination}: is the source itself. Give another name.")
-        open_cache(destination)  # only a cache may be replaced by one
     with new_cache(destination) as draft:
         if destination.suffix == ".h5":
-            return _copy(cache, layout, _Hdf5Draft(draft, layout), on_partition)
+            with _Hdf5Draft(draft, layout) as writer:
+                return _copy(cache, layout, writer, on_partition)
         if destination.suffix == ".zarr":
             return _copy(cache, layout, _ZarrDraft(draft, layout), on_partition)
         with _draft(draft) as folder:
@@ -79,25 +107,24 @@ def new_cache(path: Path) -> Iterator[Path]:
     with _draft(path) as draft:
         yield draft
         flush(draft)
-        if path.is_dir():
-            discard(path, path)
-        os.replace(draft, path)
+        replace(draft, path)
 
 
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
     """Gives the name `<path>.begin`; whatever lies there before or after the block is removed."""
     draft = Path(f"{path}.begin")
-    discard(draft, path)
+    discard(draft, draft)
     try:
         yield draft
     finally:
-        discard(draft, path)
+        discard(draft, draft)
 
 
 def write_hdf5(cache: Cache, file: Path) -> None:
     """Writes the cache as an HDF5 file at `file`."""
-    _copy(cache, cache.layout, _Hdf5Draft(file, cache.layout), lambda _: None)
+    with _Hdf5Draft(file, cache.layout) as writer:
+        _copy(cache, cache.layout, writer, lambda _: None)
 
 
 def _reduced(cache: Cache, keep: str | None, with_features: bool) -> Layout:
@@ -182,4 +209,9 @@ class _Hdf5Draft:
         for name, found in digests.items():
             set_attribute(self.file[name], DIGESTS_ATTRIBUTE, found)
         set_attribute(self.file, ATTRIBUTE, metadata)
+
+    def __enter__(self) -> "_Hdf5Draft":
+        return self
+
+    def __exit__(self, *_error) -> None:
         self.file.close()

@@ -12,7 +12,7 @@ from cache_schema.errors import CacheError
 from cache_schema.format.coding import decode_weights
 from cache_schema.format.digest import array_digest, cache_id, partition_digest
 from cache_schema.format.schema import SPLITS, ArraySpec, Layout, required_arrays
-from cache_schema.stores import is_url, open_store
+from cache_schema.stores import open_store
 from cache_schema.stores.base import DIGESTS_ATTRIBUTE, Form, Store, numpy_dtype
 from cache_schema.stores.working import progress
 
@@ -141,15 +141,18 @@ def open_cache(path: str | os.PathLike, on_fetch: Callable[[int], object] | None
     Raises:
         CacheError: nothing is there, it is something else, of another format version, unfinished or altered.
     """
-    store = open_store(path, on_fetch)
-    layout = store.layout()
+    return cache_of(open_store(path, on_fetch))
+
+
+def cache_of(store: Store) -> Cache:
+    """The finished cache in a store; raises as `open_cache`."""
+    where, layout = store.location, store.layout()
     if store.metadata.get("complete") is not True:
-        raise CacheError(f"{path}: unfinished, {progress(Path(path))}.")
+        raise CacheError(f"{where}: unfinished, {progress(where)}.")
     faults, forms = digest_faults(store, layout)
     if faults:
-        raise CacheError(f"{path}: {faults[0]} {WAY_OUT}")
-    specs = required_arrays(layout)
-    return Cache(path if is_url(path) else Path(path), dict(store.metadata), layout, specs, forms, store)
+        raise CacheError(f"{where}: {faults[0]} {WAY_OUT}")
+    return Cache(where, dict(store.metadata), layout, required_arrays(layout), forms, store)
 
 
 def digest_faults(store: Store, layout: Layout) -> tuple[list[str], dict[str, Form]]:

@@ -13,12 +13,14 @@ class Server:
     Attributes:
         url: its address.
         served: the paths asked for with GET, in order.
+        n_bytes: bytes sent of files.
         change: called with path and content, returns what is sent instead; None closes the connection halfway.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.served: list[str] = []
+        self.n_bytes = 0
         self.change: Callable[[str, bytes], bytes | None] = lambda _, content: content
 
 
@@ -70,6 +72,7 @@ def file_server(folder: Path, ranges: bool = True) -> Iterator[Server]:
                 self.wfile.write(content[: len(content) // 2])
                 self.close_connection = True
             else:
+                state.n_bytes += len(changed)
                 self.wfile.write(changed)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import pickle
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ import zarr
 from cache_builder import build, sizes
 
 from cache_schema import CacheError, convert_cache, describe_cache, open_cache, validate_cache
+from cache_schema.lock import only_one
 
 LAYOUT = sizes(keep="heads")
 SUFFIXES = (".zarr", ".h5", ".zip")
@@ -106,7 +108,7 @@ def test_a_copy_neither_replaces_unasked_nor_is_left_half_made(copies, tmp_path)
         convert_cache(copies[".zarr"], target)
     with pytest.raises(CacheError, match=r"kws.h5: a file, but no cache"):
         convert_cache(copies[".zarr"], target, force=True)
-    with pytest.raises(CacheError, match=r"the name of a copy ends in .zarr, .h5, .zip"):
+    with pytest.raises(CacheError, match=r"the name of a cache ends in .zarr, .h5, .zip"):
         convert_cache(copies[".zarr"], tmp_path / "kws.hdf")
 
     def stop(_):
@@ -114,7 +116,29 @@ def test_a_copy_neither_replaces_unasked_nor_is_left_half_made(copies, tmp_path)
 
     with pytest.raises(KeyboardInterrupt):
         convert_cache(copies[".zarr"], tmp_path / "new.zip", on_partition=stop)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["kws.h5"]
+    assert [entry.name for entry in tmp_path.iterdir() if not entry.name.endswith(".lock")] == ["kws.h5"]
+
+
+def test_a_damaged_cache_is_replaced_by_force(copies, tmp_path):
+    target, shard = tmp_path / "kws.zarr", tmp_path / "kws.zarr" / "rollout" / "c" / "0" / "0"
+    convert_cache(copies[".zarr"], target)
+    (target / "rollout" / "zarr.json").unlink()
+    shard.write_bytes(b"torn")
+    convert_cache(copies[".zarr"], target, force=True)
+    assert validate_cache(target) == []
+
+
+def test_no_two_copies_are_made_under_one_name(copies, tmp_path):
+    with only_one(tmp_path / "new.h5"), pytest.raises(CacheError, match=r"new.h5: being written by pid \d+ on"):
+        convert_cache(copies[".zarr"], tmp_path / "new.h5")
+
+
+def test_a_url_is_no_place_to_write_a_copy(copies, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in ("s3://team/kws.zarr", Path("s3://team/kws.zarr")):
+        with pytest.raises(CacheError, match=r"a URL; tkd cache push copies a cache there. Give a path"):
+            convert_cache(copies[".zarr"], url)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _read_in_child(cache, queue):

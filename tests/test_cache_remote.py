@@ -1,7 +1,10 @@
 """Caches at URLs: the web with and without Range requests, an S3 server, and what goes wrong on the way."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import boto3
 import fsspec
@@ -9,6 +12,7 @@ import pytest
 import s3fs
 from cache_builder import build, metadata, sizes
 from file_server import file_server
+from fsspec.implementations.local import LocalFileSystem
 from moto.server import ThreadedMotoServer
 
 from cache_schema import (
@@ -28,7 +32,7 @@ SUFFIXES = (".zarr", ".h5", ".zip")
 @pytest.fixture(autouse=True)
 def local_copies(tmp_path, monkeypatch):
     monkeypatch.setenv("TKD_HOME", str(tmp_path / "home-é"))
-    monkeypatch.setattr("cache_schema.stores.remote.time.sleep", lambda _: None)
+    monkeypatch.setattr("cache_schema.stores.remote.RETRY_SECONDS", 0)
     return tmp_path / "home-é"
 
 
@@ -60,6 +64,12 @@ def s3():
         s3fs.S3FileSystem.clear_instance_cache()
         yield "s3://team"
     server.stop()
+
+
+def flip(file, part=0.5):
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * part)] ^= 4
+    file.write_bytes(content)
 
 
 def read_all(location):
@@ -110,19 +120,58 @@ def test_a_damaged_local_copy_mends_itself(served, local_copies, name):
     with file_server(served) as server:
         url = f"{server.url}/kws.zarr"
         expected = repr(read_all(url))
-        (file,) = local_copies.glob(f"*/{name}")
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 4
-        file.write_bytes(content)
+        flip((*local_copies.glob(f"*/{name}"),)[0])
         assert repr(read_all(url)) == expected
+
+
+@pytest.mark.parametrize(("suffix", "ranges"), [(".h5", True), (".h5", False), (".zip", False)])
+def test_a_damaged_local_copy_of_one_file_mends_itself(served, local_copies, suffix, ranges):
+    with file_server(served, ranges) as server:
+        url = f"{server.url}/kws{suffix}"
+        expected = repr(read_all(url))
+        for part in (0.02, 0.3, 0.6, 0.9):
+            flip((*local_copies.glob(f"*-kws{suffix}"),)[0], part)
+            assert repr(read_all(url)) == expected
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zip"])
+def test_one_file_that_was_replaced_is_fetched_again_though_nothing_but_its_size_is_known(served, tmp_path, suffix):
+    given = metadata(LAYOUT)
+    given["teacher"]["name"] = given["teacher"]["name"][::-1]
+    build(tmp_path / "other.zarr", LAYOUT, given)
+    with file_server(served, ranges=False) as server:
+        url = f"{server.url}/kws{suffix}"
+        open_cache(url).read("rollout")
+        convert_cache(tmp_path / "other.zarr", served / f"kws{suffix}", force=True)
+        assert open_cache(url).metadata["teacher"]["name"] == given["teacher"]["name"]
+
+
+def _read_in_child(location, queue):
+    queue.put(open_cache(location).read("rollout").tolist())
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_two_processes_read_one_url_at_once_and_a_forked_one_reads_an_open_cache(served, suffix):
+    context = multiprocessing.get_context("fork")
+    with file_server(served) as server:
+        url, queue = f"{server.url}/kws{suffix}", context.Queue()
+        children = [context.Process(target=_read_in_child, args=(url, queue)) for _ in range(3)]
+        for child in children:
+            child.start()
+        expected = open_cache(served / "kws.zarr").read("rollout").tolist()
+        assert [queue.get(timeout=60) for _ in children] == [expected] * 3
+        cache = open_cache(url)
+        cache.read("features")
+        child = context.Process(target=lambda: queue.put(cache.read("logits").tolist()))
+        child.start()
+        assert queue.get(timeout=60) == cache.read("logits").tolist()
+        for process in (*children, child):
+            process.join()
 
 
 @pytest.mark.parametrize("name", ["rollout/c/1/0", "features/zarr.json", "split/c/0", "partition_digest/c/0"])
 def test_what_is_damaged_at_the_url_is_named_and_not_read(served, name):
-    file = served / "kws.zarr" / name
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 4
-    file.write_bytes(content)
+    flip(served / "kws.zarr" / name)
     with file_server(served) as server, pytest.raises(CacheError, match=name.partition("/")[0]):
         read_all(f"{server.url}/kws.zarr")
 
@@ -156,22 +205,29 @@ def test_a_pull_that_is_cut_off_goes_on_and_is_verified(served, tmp_path, suffix
         }
         first, server.change = len(server.served), lambda _, content: content
         pull_cache(url, target)
-        assert {path for path in server.served[first:] if path in arrived} <= {"/kws.zarr/partition_digest/c/0"}
-        assert arrived or suffix != ".zarr"
+        if suffix == ".zarr":
+            assert arrived
+            assert {path for path in server.served[first:] if path in arrived} <= {"/kws.zarr/partition_digest/c/0"}
+        else:
+            assert server.n_bytes < 1.2 * (served / f"kws{suffix}").stat().st_size  # not twice; some are asked to probe
     assert repr(read_all(target)) == repr(read_all(served / "kws.zarr"))
-    assert {entry.name for entry in tmp_path.iterdir()} <= {target.name, "served", "home-é"}
+    assert {entry.name for entry in tmp_path.iterdir()} <= {target.name, "served", "home-é", f".{target.name}.lock"}
 
 
 def test_a_pull_through_a_line_that_flips_a_bit_is_refused_with_the_place(served, tmp_path):
     with file_server(served) as server:
 
-        def flip(path, content):
+        def damage(path, content):
             return content if "features/c/1" not in path else bytes([content[0] ^ 1]) + content[1:]
 
-        server.change = flip
-        with pytest.raises(CacheError, match=r"arrived with . faults \(features, partition 1"):
+        server.change = damage
+        with pytest.raises(CacheError, match=r"features, partition 1 "):
             pull_cache(f"{server.url}/kws.zarr", tmp_path / "pulled.zarr")
         assert not (tmp_path / "pulled.zarr").exists()
+        server.change, first = lambda _, content: content, len(server.served)
+        pull_cache(f"{server.url}/kws.zarr", tmp_path / "pulled.zarr")
+        again = [path for path in server.served[first:] if "/c/" in path and "digest" not in path]
+        assert again == ["/kws.zarr/features/c/1/0/0"]
 
 
 def test_a_pull_may_change_the_container_and_does_not_replace_unasked(served, tmp_path):
@@ -256,6 +312,66 @@ def test_a_push_to_a_path_or_file_url_is_a_copy(served, tmp_path):
     push_cache(served / "kws.zarr", str(tmp_path / "team" / "kws.zarr"))
     push_cache(served / "kws.h5", f"file://{tmp_path}/team/kws.zip")
     assert repr(read_all(tmp_path / "team" / "kws.zip")) == repr(read_all(tmp_path / "team" / "kws.zarr"))
+
+
+def test_a_smaller_cache_that_replaces_a_larger_one_leaves_nothing_of_it(served, tmp_path):
+    small, _ = build(tmp_path / "small.zarr", sizes(keep="rollout", with_features=False))
+    target = tmp_path / "team.zarr"
+    push_cache(served / "kws.zarr", str(target))
+    push_cache(small, str(target), force=True)
+    assert validate_cache(target) == []
+    assert not (target / "push.json").exists()
+
+
+def test_a_push_over_another_cache_that_is_cut_off_and_repeated_unverified_mixes_nothing(served, tmp_path, monkeypatch):
+    given = metadata(LAYOUT)
+    given["teacher"]["name"] = "another"
+    other, identity = build(tmp_path / "other.zarr", LAYOUT, given)
+    target, write = str(tmp_path / "team.zarr"), LocalFileSystem.pipe_file
+    push_cache(served / "kws.zarr", target)
+    (tmp_path / "team.zarr/rollout/c/1/0").write_bytes(b"x" * (other / "rollout/c/1/0").stat().st_size)
+
+    def stop(self, path, content, **options):
+        if "zarr.json" in path:
+            raise OSError("the line is cut")
+        return write(self, path, content, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "pipe_file", stop)
+        with pytest.raises(CacheError, match="the line is cut"):
+            push_cache(other, target, force=True, verify=False)
+    push_cache(other, target, verify=False)
+    assert validate_cache(target) == []
+    assert open_cache(target).metadata["cache_id"] == identity
+
+
+def test_one_file_pushed_to_a_path_is_there_whole_or_not_at_all(served, tmp_path, monkeypatch):
+    target = tmp_path / "team" / "kws.h5"
+
+    def stop(self, local, path, **options):
+        Path(path).write_bytes(b"half")
+        raise OSError("the line is cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "put_file", stop)
+        with pytest.raises(CacheError, match="the line is cut"):
+            push_cache(served / "kws.h5", str(target))
+    assert not target.exists()
+    push_cache(served / "kws.h5", str(target))
+    assert [entry.name for entry in target.parent.iterdir()] == ["kws.h5"]
+
+
+def test_a_pull_replaces_a_damaged_cache_by_force_and_is_readable_by_the_team(served, tmp_path):
+    target = tmp_path / "pulled.zarr"
+    with file_server(served) as server:
+        url = f"{server.url}/kws.zarr"
+        pull_cache(url, target)
+        assert {os.stat(file).st_mode & 0o777 for file in target.rglob("*") if file.is_file()} == {0o644}
+        (target / "rollout" / "c" / "0" / "0").unlink()
+        with pytest.raises(CacheError, match=r"already there, and damaged \(rollout, partition 0.*--force replaces it"):
+            pull_cache(url, target)
+        pull_cache(url, target, force=True)
+    assert validate_cache(target) == []
 
 
 def test_a_damaged_cache_is_not_pushed(served, tmp_path):

@@ -5,14 +5,18 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import fsspec
 
-from cache_schema.convert import convert_cache
+from cache_schema.convert import convert_locked, require_destination
 from cache_schema.errors import CacheError
-from cache_schema.reader import open_cache
-from cache_schema.stores import SUFFIXES, open_store
+from cache_schema.format.schema import Layout, required_arrays
+from cache_schema.lock import only_one
+from cache_schema.reader import Cache, cache_of, open_cache
+from cache_schema.stores import open_store
 from cache_schema.stores.remote import (
     PUSH_MARK,
     FolderSource,
@@ -20,14 +24,59 @@ from cache_schema.stores.remote import (
     fetch_file,
     filesystem,
     in_parallel,
-    open_remote,
     read_root,
+    suffix_of,
 )
-from cache_schema.stores.working import discard
+from cache_schema.stores.working import discard, replace
 from cache_schema.stores.zarr_store import file_names, flush
 from cache_schema.validate import validate_cache
 
 OnBytes = Callable[[int], object]
+_THREADS = 4  # each holds a file, and what is read back of it
+_WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "hf", "memory"}  # where a file is there whole or not at all
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where a cache is pushed to."""
+
+    url: str
+    fs: fsspec.AbstractFileSystem
+    path: str
+    verify: bool
+    on_bytes: OnBytes
+
+    @property
+    def protocols(self) -> set[str]:
+        protocol = self.fs.protocol
+        return {protocol} if isinstance(protocol, str) else set(protocol)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+        try:
+            return self.fs.cat_file(f"{self.path}/{name}")
+        except FileNotFoundError:
+            return None
+
+    def holds(self, name: str, content: bytes, verify: bool) -> bool:
+        """Whether a file is there with this content, or, unverified, with its size."""
+        try:
+            path = f"{self.path}/{name}"
+            return self.fs.cat_file(path) == content if verify else self.fs.size(path) == len(content)
+        except FileNotFoundError:
+            return False
+
+    def write(self, name: str, content: bytes) -> None:
+        self.make_parent(name)
+        self.fs.pipe_file(f"{self.path}/{name}", content)
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(f"{self.path}/{name}")
+
+    def make_parent(self, name: str = "") -> None:
+        if not self.protocols & _WHOLE_PUTS:  # object stores have no folders
+            self.fs.makedirs(os.path.dirname(f"{self.path}/{name}".rstrip("/")), exist_ok=True)
 
 
 def push_cache(
@@ -42,7 +91,7 @@ def push_cache(
     Args:
         source: a finished cache; it is validated first.
         url: any fsspec URL or path that can be written.
-        force: whether another cache that is there is replaced. It cannot be read from then on until the new one is.
+        force: whether another cache that is there is replaced. Neither can be read until the new one is there.
         verify: whether every file is read back and compared; without, its size alone is.
         on_bytes: called with the bytes of each file that is there.
 
@@ -53,21 +102,21 @@ def push_cache(
     if problems:
         raise CacheError(f"{source}: {len(problems)} faults, as in {problems[0]} See them all with tkd cache validate.")
     cache = open_cache(source)
-    identity, suffix = cache.metadata["cache_id"], PurePosixPath(url).suffix
-    wanted = suffix if suffix in (".h5", ".zip") else ".zarr"
-    if cache.store.container != wanted or not Path(source).exists():
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder, f"cache{wanted}")
-            convert_cache(source, copy)
-            return push_cache(copy, url, force, verify, on_bytes)
+    container = suffix_of(url) if suffix_of(url) in (".h5", ".zip") else ".zarr"
     fs, path = filesystem(url)
-    if "http" in fs.protocol:
+    target = _Target(url, fs, path, verify, on_bytes)
+    if "http" in target.protocols:
         raise CacheError(f"{url}: the web is read only. Push to a path, s3://, gs:// or hf://.")
+    if isinstance(cache.path, str) or cache.store.container != container:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder, f"cache{container}")
+            convert_locked(cache, copy)
+            return push_cache(copy, url, force, verify, on_bytes)
     try:
-        if wanted == ".zarr":
-            _push_folder(Path(source), file_names(cache.layout), fs, path, url, identity, force, verify, on_bytes)
+        if container == ".zarr":
+            _push_folder(cache, target, force)
         else:
-            _push_file(Path(source), fs, path, url, identity, force, verify, on_bytes)
+            _push_file(cache.path, target, force)
     except CacheError:
         raise
     except Exception as error:  # every file system has its own
@@ -75,66 +124,77 @@ def push_cache(
         raise CacheError(
             f"{url}: cannot be written ({reason}). Check the address and your credentials, then push again: it goes on."
         ) from error
-    return identity
+    return cache.metadata["cache_id"]
 
 
-def _push_folder(
-    folder: Path,
-    names: list[str],
-    fs: fsspec.AbstractFileSystem,
-    path: str,
-    url: str,
-    identity: str,
-    force: bool,
-    verify: bool,
-    on_bytes: OnBytes,
-) -> None:
-    root = (folder / "zarr.json").read_bytes()
-    there = _read(fs, f"{path}/zarr.json")
-    if there is not None and there != root:
-        if not force:
-            raise CacheError(f"{url}: another cache is there already; --force replaces it, or give another URL.")
-        fs.rm_file(f"{path}/zarr.json")
-    mark = json.dumps({"cache_id": identity, "root_sha256": hashlib.sha256(root).hexdigest()}).encode()
-    begun = _read(fs, f"{path}/{PUSH_MARK}")
-    if begun not in (None, mark) and not force:
-        raise CacheError(f"{url}: a push of another cache was begun there; --force replaces it, or give another URL.")
-    _write(fs, f"{path}/{PUSH_MARK}", mark)
+def _push_folder(cache: Cache, target: _Target, force: bool) -> None:
+    names = file_names(cache.layout)
+    root = (cache.path / "zarr.json").read_bytes()
+    there, begun = target.read("zarr.json"), _mark(target)
+    mark = begun
+    if begun.get("root_sha256") != hashlib.sha256(root).hexdigest():
+        if there == root:
+            mark = {"fresh": False, "stale": []}  # it is there: no more than looked through
+        elif (there is not None or begun) and not force:
+            what = "another cache is there already" if there is not None else "a push of another cache was begun there"
+            raise CacheError(f"{target.url}: {what}; --force replaces it, or give another URL.")
+        else:
+            stale = {*_names_of(there), *begun.get("stale", ()), *begun.get("names", ())} - set(names)
+            mark = {"fresh": there is None and not begun, "stale": sorted(stale)}
+        mark = {"root_sha256": hashlib.sha256(root).hexdigest(), "names": names, **mark}
+        target.write(PUSH_MARK, json.dumps(mark).encode())
+    if there not in (None, root):
+        target.remove("zarr.json")
 
     def send(name: str) -> None:
-        content, target = (folder / name).read_bytes(), f"{path}/{name}"
-        if there != root and (begun != mark or _size(fs, target) != len(content)):
-            _write(fs, target, content)
-        if not _arrived(fs, target, content, verify):
-            _write(fs, target, content)
-            if not _arrived(fs, target, content, verify):
-                raise CacheError(f"{url}/{name}: does not read back as it was sent. Push again.")
-        on_bytes(len(content))
+        content = (cache.path / name).read_bytes()
+        # Where another cache has been, a file of the same size may be that one's.
+        if not target.holds(name, content, target.verify or not mark["fresh"]):
+            target.write(name, content)
+            if not target.holds(name, content, target.verify):
+                raise CacheError(f"{target.url}/{name}: does not read back as it was sent. Push again.")
+        target.on_bytes(len(content))
 
-    in_parallel(send, [name for name in names if name != "zarr.json"])
+    # On the hub each file is a commit, and two at once refuse each other.
+    n_threads = 1 if "hf" in target.protocols else _THREADS
+    in_parallel(send, [name for name in names if name != "zarr.json"], n_threads)
+    in_parallel(target.remove, mark["stale"], n_threads)
     send("zarr.json")
-    fs.rm_file(f"{path}/{PUSH_MARK}")
+    target.remove(PUSH_MARK)
 
 
-def _push_file(
-    file: Path,
-    fs: fsspec.AbstractFileSystem,
-    path: str,
-    url: str,
-    identity: str,
-    force: bool,
-    verify: bool,
-    on_bytes: OnBytes,
-) -> None:
+def _mark(target: _Target) -> dict:
+    """What an unfinished push wrote down; empty if there is none."""
+    try:
+        return json.loads(target.read(PUSH_MARK) or b"{}")
+    except ValueError:  # cut off itself
+        return {"names": []}
+
+
+def _names_of(root: bytes | None) -> list[str]:
+    """The files of a cache that is to be replaced, as far as its root can be understood."""
+    try:
+        return file_names(Layout(**json.loads(root or b"")["attributes"]["tkd_cache"]["layout"]))
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _push_file(file: Path, target: _Target, force: bool) -> None:
+    fs, path, size = target.fs, target.path, file.stat().st_size
+    if fs.exists(path) and fs.size(path) == size and _digest_at(fs, path) == _digest_of(file):
+        target.on_bytes(size)
+        return
     if fs.exists(path) and not force:
-        if _digest_at(fs, path) != _digest_of(file):
-            raise CacheError(f"{url}: something else is there already; --force replaces it, or give another URL.")
-    else:
-        _make_parent(fs, path)
+        raise CacheError(f"{target.url}: something else is there already; --force replaces it, or give another URL.")
+    target.make_parent()
+    if target.protocols & _WHOLE_PUTS:
         fs.put_file(str(file), path)
-        if (verify and _digest_at(fs, path) != _digest_of(file)) or fs.size(path) != file.stat().st_size:
-            raise CacheError(f"{url}: does not read back as it was sent. Push again with --force.")
-    on_bytes(file.stat().st_size)
+    else:
+        fs.put_file(str(file), f"{path}.pushing")
+        fs.mv(f"{path}.pushing", path)
+    if fs.size(path) != size or (target.verify and _digest_at(fs, path) != _digest_of(file)):
+        raise CacheError(f"{target.url}: does not read back as it was sent. Push again with --force.")
+    target.on_bytes(size)
 
 
 def pull_cache(
@@ -153,42 +213,46 @@ def pull_cache(
     Raises:
         CacheError: there is none, it cannot be had, or it is damaged; or the destination is there already.
     """
-    destination = Path(destination)
-    if destination.suffix not in SUFFIXES:
-        raise CacheError(f"{destination}: the name of a cache ends in {', '.join(SUFFIXES)}. Give such a name.")
-    suffix = PurePosixPath(url.partition("?")[0]).suffix
-    there = open_cache(destination) if destination.exists() else None
-    if there is not None and not force:
-        remote = open_remote(url).metadata["cache_id"] if suffix not in (".h5", ".zip") else None
-        if remote == there.metadata["cache_id"] and not validate_cache(destination):
-            return remote
-        raise CacheError(f"{destination}: already there; --force replaces it, or give another name.")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    working = Path(f"{destination}.pulling")
-    if suffix in (".h5", ".zip"):
-        working = working.with_name(f"{working.name}{suffix}")
-        fetch_file(url, working, on_bytes)
-        kind = suffix
-    else:
-        _pull_folder(url, working, on_bytes)
-        kind = ".zarr"
-    problems = validate_cache(working)
-    if problems:
-        damaged = ", ".join(problem.place for problem in problems[:5])
-        discard(working, working)
-        raise CacheError(
-            f"{url}: arrived with {len(problems)} faults ({damaged}). Pull again; if that gives the same, the cache "
-            "there is damaged."
-        )
-    if kind != destination.suffix:
-        convert_cache(working, destination, force=force)
-        discard(working, working)
-    else:
-        flush(working)
-        if destination.is_dir():
-            discard(destination, destination)
-        os.replace(working, destination)
-    return open_store(destination).metadata["cache_id"]
+    destination = require_destination(destination)
+    with only_one(destination):
+        if destination.exists():
+            there = open_store(destination).metadata  # only a cache may be replaced by one
+            if not force and not _is_at(url, there):
+                raise CacheError(f"{destination}: already there; --force replaces it, or give another name.")
+            if not force:
+                problems = validate_cache(destination)
+                if problems:
+                    raise CacheError(f"{destination}: already there, and damaged ({problems[0]}); --force replaces it.")
+                return there["cache_id"]
+        working = Path(f"{destination}.pulling")
+        if suffix_of(url) in (".h5", ".zip"):
+            working = working.with_name(f"{working.name}{suffix_of(url)}")
+            fetch_file(url, working, on_bytes)
+        else:
+            _pull_folder(url, working, on_bytes)
+        problems = validate_cache(working)
+        if problems:
+            discard(working, working)
+            places = ", ".join(problem.place for problem in problems[:5])
+            raise CacheError(f"{url}: the cache there is damaged ({len(problems)} faults: {places}).")
+        cache = open_cache(working)
+        if cache.store.container == destination.suffix:
+            flush(working)
+            replace(working, destination)
+        else:
+            convert_locked(cache, destination)
+            discard(working, working)
+        for leftover in destination.parent.glob(f"*{destination.name}.pulling*"):
+            leftover.unlink()
+        return cache.metadata["cache_id"]
+
+
+def _is_at(url: str, metadata: dict) -> bool:
+    """Whether the cache of these metadata is what a folder at a URL holds; of a single file that is not asked."""
+    if suffix_of(url) in (".h5", ".zip"):
+        return False
+    root = json.loads(read_root(FolderSource(url)))
+    return root.get("attributes", {}).get("tkd_cache", {}).get("cache_id") == metadata.get("cache_id")
 
 
 def _pull_folder(url: str, working: Path, on_bytes: OnBytes) -> None:
@@ -198,36 +262,17 @@ def _pull_folder(url: str, working: Path, on_bytes: OnBytes) -> None:
         discard(working, working)  # begun with another cache
     store = RemoteStore(source, root, working, on_bytes)
     store.fetch(file_names(store.layout()))
-    for leftover in working.rglob(".*.fetching"):  # of a pull that was killed
+    cache = cache_of(store)
+    for name, spec in required_arrays(cache.layout).items():
+        for index in range(cache.layout.n_partitions) if spec.written == "partition" else (None,):
+            rows = slice(None) if index is None else cache.layout.partition_rows(index)
+            try:  # what arrived damaged is fetched once more
+                cache.read(name, None if index is None else [index], decode=False)
+            except CacheError:
+                store.refresh(name, rows)
+                raise
+    for leftover in working.rglob(".*.writing"):  # of a pull that was killed
         leftover.unlink()
-
-
-def _read(fs: fsspec.AbstractFileSystem, path: str) -> bytes | None:
-    try:
-        return fs.cat_file(path)
-    except FileNotFoundError:
-        return None
-
-
-def _size(fs: fsspec.AbstractFileSystem, path: str) -> int | None:
-    try:
-        return fs.size(path)
-    except FileNotFoundError:
-        return None
-
-
-def _write(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
-    _make_parent(fs, path)
-    fs.pipe_file(path, content)
-
-
-def _make_parent(fs: fsspec.AbstractFileSystem, path: str) -> None:
-    if "file" in fs.protocol:  # object stores have no folders
-        fs.makedirs(os.path.dirname(path), exist_ok=True)
-
-
-def _arrived(fs: fsspec.AbstractFileSystem, path: str, content: bytes, verify: bool) -> bool:
-    return fs.cat_file(path) == content if verify else fs.size(path) == len(content)
 
 
 def _digest_at(fs: fsspec.AbstractFileSystem, path: str) -> str:

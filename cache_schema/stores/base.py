@@ -86,6 +86,10 @@ class Store(ABC):
     def n_bytes(self, name: str | None = None) -> int:
         """Bytes stored of the named array, or of everything."""
 
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Bytes stored, by array; under "" those of no array."""
+
     @property
     @abstractmethod
     def n_files(self) -> int:

@@ -21,28 +21,29 @@ class Hdf5Store(Store):
 
     container = ".h5"
 
-    def __init__(self, path: Path) -> None:
-        """Opens the file.
+    def __init__(self, path: Path, location: str | None = None) -> None:
+        """Opens the file; `location` is where it came from, for messages.
 
         Raises:
             CacheError: it is no HDF5 file, or a damaged one.
         """
-        self.location, self.path = path, path
-        self._handle: tuple[int, h5py.File] | None = None
+        self.location, self.path = location or path, path
+        self._opened: tuple[int, h5py.File] | None = None
         self.attributes  # noqa: B018  fails here rather than at the first read
 
     @property
     def file(self) -> h5py.File:
         """The file, opened in this process: a handle must not be shared with a forked one."""
-        if self._handle is None or self._handle[0] != os.getpid():
+        opened = self._opened
+        if opened is None or opened[0] != os.getpid():
             try:
-                self._handle = os.getpid(), h5py.File(self.path, "r")
+                opened = self._opened = os.getpid(), h5py.File(self.path, "r")
             except (OSError, RuntimeError) as error:
-                raise CacheError(f"{self.location}: cannot be read as HDF5 ({error}).") from error
-        return self._handle[1]
+                raise CacheError(f"{self.location}: cannot be read as HDF5 ({error}). Fetch it again.") from error
+        return opened[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_handle": None}
+        return {**vars(self), "_opened": None}
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -97,6 +98,10 @@ class Hdf5Store(Store):
 
     def n_bytes(self, name: str | None = None) -> int:
         return self.path.stat().st_size if name is None else self._dataset(name).id.get_storage_size()
+
+    def sizes(self) -> dict[str, int]:
+        arrays = {name: self._dataset(name).id.get_storage_size() for name in self.array_names()}
+        return {**arrays, "": self.path.stat().st_size - sum(arrays.values())}
 
     @property
     def n_files(self) -> int:

@@ -7,7 +7,6 @@ files. A single file at a URL (.h5, .zip) is fetched whole, but for a .zip whose
 import hashlib
 import os
 import re
-import tempfile
 import threading
 import time
 import zipfile
@@ -23,18 +22,23 @@ import zarr
 
 from cache_schema.errors import CacheError
 from cache_schema.format.schema import required_arrays
+from cache_schema.lock import hold
 from cache_schema.stores.base import Store
 from cache_schema.stores.hdf5_store import Hdf5Store
+from cache_schema.stores.working import write_whole
 from cache_schema.stores.zarr_store import ZarrStore, array_files, file_names
 from cache_schema.stores.zip_store import ZipStore, require_plain
 
 OnFetch = Callable[[int], object]  # called with the bytes of every piece that arrives
 
+PUSH_MARK = "push.json"  # lies beside the files of a push that is not finished
+RETRY_SECONDS = 0.5  # before the second try; twice that before the third
 _BLOCK = 8 * 2**20  # bytes asked for at once of a large file
 _THREADS = 8
 _TRIES = 3
-_STATE = ("size", "ETag", "Last-Modified", "mtime", "LastModified", "updated", "blob_id")  # of a file, by file system
-PUSH_MARK = "push.json"  # lies beside the files of a push that is not finished
+_WAIT_SECONDS = 24 * 3600  # for another process that fetches the same file
+# What the file systems tell of a file that another file of its size has otherwise.
+_VALIDATORS = ("ETag", "Last-Modified", "mtime", "LastModified", "updated", "blob_id")
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -59,7 +63,7 @@ def home() -> Path:
 
 
 class Source(ABC):
-    """The files of a cache somewhere else."""
+    """The files of a cache somewhere else. It may be used in a forked process: connections are made anew there."""
 
     url: str
 
@@ -82,13 +86,15 @@ class FolderSource(Source):
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.fs, self.path = filesystem(url)
+        filesystem(url)
 
     def read(self, name: str) -> bytes:
-        return _trying(f"{self.url}/{name}", lambda: self.fs.cat_file(f"{self.path}/{name}"))
+        fs, path = filesystem(self.url)  # one for each process, kept by fsspec
+        return _trying(f"{self.url}/{name}", lambda: fs.cat_file(f"{path}/{name}"))
 
     def size(self, name: str) -> int:
-        return _trying(f"{self.url}/{name}", lambda: self.fs.size(f"{self.path}/{name}"))
+        fs, path = filesystem(self.url)
+        return _trying(f"{self.url}/{name}", lambda: fs.size(f"{path}/{name}")) or 0
 
 
 class ZipSource(Source):
@@ -96,24 +102,33 @@ class ZipSource(Source):
 
     def __init__(self, url: str) -> None:
         self.url = url
-        fs, path = filesystem(url)
         self._lock = threading.Lock()  # one file position
-        try:
-            self._archive = zipfile.ZipFile(_trying(url, lambda: fs.open(path, "rb")))
-        except zipfile.BadZipFile as error:
-            raise CacheError(f"{url}: cannot be read as .zip ({error}).") from error
-        require_plain(url, self._archive.infolist())
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+        require_plain(url, self._archive().infolist())
+
+    def _archive(self) -> zipfile.ZipFile:
+        opened = self._opened
+        if opened is None or opened[0] != os.getpid():
+            fs, path = filesystem(self.url)
+            self._lock = threading.Lock()  # a forked process may have got it locked
+            try:
+                opened = os.getpid(), zipfile.ZipFile(_trying(self.url, lambda: fs.open(path, "rb")))
+            except zipfile.BadZipFile as error:
+                raise CacheError(f"{self.url}: cannot be read as .zip ({error}).") from error
+            self._opened = opened
+        return opened[1]
 
     def read(self, name: str) -> bytes:
+        archive, member = self._archive(), self._member(name)
         with self._lock:
-            return _trying(f"{self.url}/{name}", lambda: self._archive.read(self._member(name)))
+            return _trying(f"{self.url}/{name}", lambda: archive.read(member))
 
     def size(self, name: str) -> int:
         return self._member(name).file_size
 
     def _member(self, name: str) -> zipfile.ZipInfo:
         try:
-            return self._archive.getinfo(name)
+            return self._archive().getinfo(name)
         except KeyError as error:
             raise FileNotFoundError(name) from error
 
@@ -134,7 +149,6 @@ class RemoteStore(ZarrStore):
             CacheError: it is no cache.
         """
         self.source, self._on_fetch = source, on_fetch
-        folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "zarr.json", root)
         super().__init__(folder)
         self.location = source.url
@@ -181,7 +195,11 @@ class RemoteStore(ZarrStore):
         if self._on_fetch:
             self._on_fetch(len(content))
 
-    def _sizes(self) -> dict[str, int]:
+    @property
+    def n_files(self) -> int:
+        return len(file_names(self.layout()))
+
+    def _file_sizes(self) -> dict[str, int]:
         names = file_names(self.layout())
         try:
             return dict(zip(names, in_parallel(self.source.size, names), strict=True))
@@ -189,26 +207,61 @@ class RemoteStore(ZarrStore):
             raise CacheError(f"{self.location}: a file is missing: {error}.") from error
 
 
-def open_remote(url: str, on_fetch: OnFetch | None = None, folder: Path | None = None) -> Store:
+class _Fetched:
+    """A cache in one file that was fetched whole; what proves damaged is fetched once more."""
+
+    def __init__(self, url: str, file: Path, on_fetch: OnFetch | None) -> None:
+        self._url, self._file, self._on_fetch, self._refreshed = url, file, on_fetch, False
+        super().__init__(file, url)
+
+    def __reduce__(self) -> tuple:
+        return open_remote, (self._url,)
+
+    def refresh(self, name: str, rows: slice) -> bool:
+        if self._refreshed:
+            return False
+        self._refreshed = True
+        self._file.unlink(missing_ok=True)
+        fetch_file(self._url, self._file, self._on_fetch)
+        self._opened = None
+        return True
+
+
+class FetchedHdf5(_Fetched, Hdf5Store):
+    """An .h5 at a URL."""
+
+
+class FetchedZip(_Fetched, ZipStore):
+    """A .zip at a URL whose server sends whole files only."""
+
+
+def open_remote(url: str, on_fetch: OnFetch | None = None) -> Store:
     """The cache at a URL.
 
     Args:
         url: Of a folder, a .zip or a .h5.
         on_fetch: Called with the bytes of every piece that arrives.
-        folder: Where its local copy is kept; by default a folder of its own in `home()`.
 
     Raises:
         CacheError: there is none, or it cannot be had.
     """
-    suffix = PurePosixPath(url.partition("?")[0]).suffix
+    suffix = suffix_of(url)
     if suffix == ".h5" or (suffix == ".zip" and not sends_parts(url)):
-        file = fetch_file(url, folder, on_fetch)
-        store = Hdf5Store(file) if suffix == ".h5" else ZipStore(file)
-        store.location = url
-        return store
+        kind = FetchedHdf5 if suffix == ".h5" else FetchedZip
+        file = fetch_file(url, None, on_fetch)
+        try:
+            return kind(url, file, on_fetch)
+        except CacheError:
+            file.unlink()  # the local copy may be what is damaged
+            return kind(url, fetch_file(url, None, on_fetch), on_fetch)
     source = ZipSource(url) if suffix == ".zip" else FolderSource(url)
     root = read_root(source)
-    return RemoteStore(source, root, folder or home() / _name(url, root), on_fetch)
+    return RemoteStore(source, root, home() / _name(url, root), on_fetch)
+
+
+def suffix_of(url: str) -> str:
+    """The ending of the path in a URL."""
+    return PurePosixPath(url.partition("?")[0]).suffix
 
 
 def read_root(source: Source) -> bytes:
@@ -251,9 +304,11 @@ def sends_parts(url: str) -> bool:
 def fetch_file(url: str, file: Path | None = None, on_fetch: OnFetch | None = None) -> Path:
     """Fetches one file and returns its local path; a stopped fetch goes on where it stopped, if the server allows.
 
+    Another process that fetches the same is waited for.
+
     Args:
         url: Of the file.
-        file: Where to; by default a name of its own in `home()`, and then it is fetched only if it is not there.
+        file: Where to; by default a name of its own in `home()`. What is there is kept if it is known to be the same.
         on_fetch: Called with the bytes of every piece.
 
     Raises:
@@ -261,47 +316,48 @@ def fetch_file(url: str, file: Path | None = None, on_fetch: OnFetch | None = No
     """
     fs, path = filesystem(url)
     info = _info(url, fs, path)
-    size = info.get("size")
-    state = [str(info[key]) for key in _STATE if key in info]
-    if file is None:
-        file = home() / _name(url, "".join(state).encode())
-        if file.exists():
-            return file
+    state = f"{info.get('size')} {[str(info[key]) for key in _VALIDATORS if key in info]}"
+    file = file or home() / _name(url, b"")
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{hashlib.sha256(''.join(state).encode()).hexdigest()[:8]}.fetching")
+    known = file.with_name(f"{file.name}.state")
+    with hold(file.with_name(f".{file.name}.lock"), url, _WAIT_SECONDS):
+        if file.exists() and not state.endswith("[]") and known.exists() and known.read_text() == state:
+            return file
+        partial = file.with_name(f"{file.name}.{hashlib.sha256(state.encode()).hexdigest()[:8]}.fetching")
+        _fetch_into(partial, url, fs, path, info.get("size"), on_fetch)
+        os.replace(partial, file)
+        write_whole(known, state.encode())
+    return file
+
+
+def _fetch_into(
+    partial: Path, url: str, fs: fsspec.AbstractFileSystem, path: str, size: int | None, on_fetch: OnFetch | None
+) -> None:
+    """Completes the file `partial`."""
+    on_fetch = on_fetch or (lambda _: None)
     if size is not None and sends_parts(url):
         with partial.open("ab") as out:
+            if out.tell() > size:
+                out.truncate(0)
             while (start := out.tell()) < size:
                 stop = min(start + _BLOCK, size)
                 block = _trying(url, lambda start=start, stop=stop: fs.cat_file(path, start=start, end=stop))
                 if len(block) != stop - start:
                     raise CacheError(f"{url}: asked for {stop - start} bytes, {len(block)} came. Fetch it otherwise.")
                 out.write(block)
-                if on_fetch:
-                    on_fetch(len(block))
+                on_fetch(len(block))
     else:
         with partial.open("wb") as out, _trying(url, lambda: fs.open(path, "rb", block_size=0)) as remote:
             while block := _trying(url, lambda: remote.read(_BLOCK), tries=1):
                 out.write(block)
-                if on_fetch:
-                    on_fetch(len(block))
+                on_fetch(len(block))
     if size is not None and partial.stat().st_size != size:
         raise CacheError(f"{url}: {partial.stat().st_size} of {size} bytes came. Run the same command again.")
-    os.replace(partial, file)
-    return file
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all, whoever else writes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".fetching", delete=False) as temporary:
-        temporary.write(content)
-    os.replace(temporary.name, path)
-
-
-def in_parallel(run: Callable[[str], Any], names: list[str]) -> list[Any]:
+def in_parallel(run: Callable[[str], Any], names: list[str], n_threads: int = _THREADS) -> list[Any]:
     """What `run` returns of each name; several at once, and none is begun after one has failed."""
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(n_threads) as pool:
         waiting = [pool.submit(run, name) for name in names]
         try:
             return [future.result() for future in waiting]
@@ -336,5 +392,5 @@ def _trying(url: str, read: Callable[[], Any], tries: int = _TRIES) -> Any:
                 raise CacheError(
                     f"{url}: cannot be read ({reason}). Check the address, the network and your credentials."
                 ) from error
-            time.sleep(0.5 * 2**attempt)
+            time.sleep(RETRY_SECONDS * 2**attempt)
     raise AssertionError("unreachable")

@@ -52,7 +52,7 @@ def replace(new: Path, path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there with all its content or not at all, also after a power cut, whoever else writes it."""
+    """Writes a file that is there whole or not at all, also after a power cut, and whoever else writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.writing")
     try:

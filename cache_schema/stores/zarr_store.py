@@ -20,26 +20,27 @@ class ZarrStore(Store):
 
     container = ".zarr"
 
-    def __init__(self, folder: Path, mode: str = "r") -> None:
-        """Opens the folder.
+    def __init__(self, folder: Path, mode: str = "r", location: str | None = None) -> None:
+        """Opens the folder; `location` is where it came from, for messages.
 
         Raises:
             CacheError: it is no Zarr v3 group.
         """
-        self.location, self.folder, self.mode = folder, folder, mode
+        self.location, self.folder, self.mode = location or folder, folder, mode
         self._opened: tuple[int, zarr.Group] | None = None
         self.group  # noqa: B018  fails here rather than at the first read
 
     @property
     def group(self) -> zarr.Group:
         """The Zarr group, opened in this process: an open file must not be shared with a forked one."""
-        if self._opened is None or self._opened[0] != os.getpid():
+        opened = self._opened
+        if opened is None or opened[0] != os.getpid():
             try:
                 group = zarr.open_group(self._zarr_store(), mode=self.mode, zarr_format=3)
             except Exception as error:  # as many as there are storages and ways of damage
                 raise CacheError(f"{self.location}: no cache, or a damaged one (no Zarr v3 group: {error}).") from error
-            self._opened = os.getpid(), group
-        return self._opened[1]
+            opened = self._opened = os.getpid(), group
+        return opened[1]
 
     def _zarr_store(self) -> Any:
         return self.folder
@@ -86,13 +87,20 @@ class ZarrStore(Store):
             raise CacheError(f"cannot be read ({error})") from error
 
     def n_bytes(self, name: str | None = None) -> int:
-        return sum(size for file, size in self._sizes().items() if name is None or file.startswith(f"{name}/"))
+        return sum(size for file, size in self._file_sizes().items() if name is None or file.startswith(f"{name}/"))
+
+    def sizes(self) -> dict[str, int]:
+        sizes: dict[str, int] = {"": 0}
+        for file, size in self._file_sizes().items():
+            array, _, inside = file.partition("/")
+            sizes[array if inside else ""] = sizes.get(array if inside else "", 0) + size
+        return sizes
 
     @property
     def n_files(self) -> int:
-        return len(self._sizes())
+        return len(self._file_sizes())
 
-    def _sizes(self) -> dict[str, int]:
+    def _file_sizes(self) -> dict[str, int]:
         """Bytes of each file, by its path in the group."""
         files = (entry for entry in self.folder.rglob("*") if entry.is_file())
         return {file.relative_to(self.folder).as_posix(): file.stat().st_size for file in files}

@@ -18,8 +18,8 @@ class ZipStore(ZarrStore):
 
     container = ".zip"
 
-    def __init__(self, path: Path) -> None:
-        """Opens the file.
+    def __init__(self, path: Path, location: str | None = None) -> None:
+        """Opens the file; `location` is where it came from, for messages.
 
         Raises:
             CacheError: it is damaged, or holds what a packed cache does not.
@@ -27,10 +27,10 @@ class ZipStore(ZarrStore):
         try:
             with zipfile.ZipFile(path) as archive:
                 self._members = {member.filename: member.file_size for member in archive.infolist()}
-                require_plain(path, archive.infolist())
+                require_plain(location or path, archive.infolist())
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise CacheError(f"{path}: cannot be read as .zip ({error}). Fetch it again.") from error
-        super().__init__(path)
+            raise CacheError(f"{location or path}: cannot be read as .zip ({error}). Fetch it again.") from error
+        super().__init__(path, location=location)
 
     def _zarr_store(self) -> zarr.storage.ZipStore:
         return zarr.storage.ZipStore(self.folder, mode="r")
@@ -39,7 +39,7 @@ class ZipStore(ZarrStore):
         paths = (PurePosixPath(name) for name in self._members)
         return {path.parts[0] for path in paths if len(path.parts) == 2 and path.name == "zarr.json"}
 
-    def _sizes(self) -> dict[str, int]:
+    def _file_sizes(self) -> dict[str, int]:
         return self._members
 
     @property

@@ -41,7 +41,9 @@ def pack_command(source, destination, force) -> None:
     Example:
       tkd cache pack caches/mini.zarr
     """
-    destination = destination or Path(source).with_suffix(".zip")
+    if destination is None and isinstance(source, str):
+        raise click.UsageError(f"{source}: where to? Give a name in .zip.")
+    destination = destination or source.with_suffix(".zip")
     if destination.suffix != ".zip":
         raise click.UsageError(f"{destination}: a packed cache is a .zip. For others see tkd cache convert.")
     _convert(source, destination, None, True, force)
