@@ -7,8 +7,8 @@ from typing import Any
 from cache_schema.errors import CacheError
 from cache_schema.format.checks import metadata_faults
 from cache_schema.format.schema import SPLITS, required_arrays
-from cache_schema.stores import is_url, open_store
-from cache_schema.stores.working import working_path, written_partitions
+from cache_schema.stores import open_store
+from cache_schema.stores.working import written_partitions
 
 
 def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
@@ -22,14 +22,15 @@ def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         CacheError: there is nothing, finished or not, or nothing that could be looked into.
     """
-    if not is_url(path) and not Path(path).exists() and working_path(path).exists():
-        path = working_path(path)
-    store = open_store(path)
-    layout, metadata = store.layout(), store.metadata
+    store = open_store(path, unfinished=True)
+    path, layout, metadata = store.location, store.layout(), store.metadata
     done = layout.n_partitions if metadata.get("complete") is True else len(written_partitions(Path(path)))
     try:
         for fault in metadata_faults(metadata, layout):
             raise CacheError(fault.rstrip("."))
+        sizes = store.sizes()
+        for name in required_arrays(layout).keys() - sizes.keys():
+            raise CacheError(f"{name}: missing")
         teacher = metadata["teacher"]
         seconds = float(store.read("n_frames").sum()) * teacher["hop_length"] / teacher["sample_rate"]
         splits = store.read("split")
@@ -37,13 +38,12 @@ def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
         raise CacheError(f"{path}: {error}. List every fault with tkd cache validate.") from error
     arrays = {}
     for name, spec in required_arrays(layout).items():
-        n_bytes = store.n_bytes(name)
         arrays[name] = {
             "dims": list(spec.dims),
             "shape": list(spec.grid(layout).shape),
             "dtype": spec.dtype,
-            "bytes": n_bytes,
-            "bytes_per_second": round(n_bytes / seconds, 2),
+            "bytes": sizes[name],
+            "bytes_per_second": round(sizes[name] / seconds, 2),
         }
     return {
         "path": str(path),
@@ -52,7 +52,7 @@ def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
         "partitions_done": done,
         "splits": {split: int((splits == value).sum()) for value, split in enumerate(SPLITS)},
         "seconds": seconds,
-        "bytes": store.n_bytes(),
+        "bytes": sum(sizes.values()),
         "files": store.n_files,
         "arrays": arrays,
     }

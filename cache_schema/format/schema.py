@@ -9,6 +9,7 @@ from cache_schema.format.coding import DELTA_UINT8
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")  # a split is stored as its position here
+KEEPS = ("rollout", "layers", "heads")  # attention kept, from least to most
 CHUNK_CLIPS = 64  # clips per inner chunk: the unit of one read
 
 # What `tkd_cache` must say beside the layout. Further keys are welcome: they are kept and become part of cache_id.
@@ -61,7 +62,7 @@ class Layout:
         for name, value in vars(self).items():
             if (name.startswith("n_") or name == "partition_size") and not (type(value) is int and value > 0):
                 raise CacheError(f"layout: {name} is {value!r}, it must be a positive int.")
-        for name, known in (("task", ("single_label", "multi_label")), ("keep", ("rollout", "layers", "heads"))):
+        for name, known in (("task", ("single_label", "multi_label")), ("keep", KEEPS)):
             if getattr(self, name) not in known:
                 raise CacheError(f"layout: unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}.")
         if self.partition_size > CHUNK_CLIPS and self.partition_size % CHUNK_CLIPS:

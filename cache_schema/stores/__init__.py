@@ -23,12 +23,15 @@ def is_url(location: str | os.PathLike) -> bool:
     return "://" in os.fspath(location)
 
 
-def open_store(location: str | os.PathLike, on_fetch: Callable[[int], object] | None = None) -> Store:
+def open_store(
+    location: str | os.PathLike, on_fetch: Callable[[int], object] | None = None, unfinished: bool = False
+) -> Store:
     """The cache at a path or URL, whatever its container; at a path by its content, not by its name.
 
     Args:
         location: path or URL.
         on_fetch: called with the bytes of every piece that arrives from a URL.
+        unfinished: where there is none yet, open the store it grows in.
 
     Raises:
         CacheError: nothing is there, or no cache.
@@ -36,6 +39,8 @@ def open_store(location: str | os.PathLike, on_fetch: Callable[[int], object] | 
     if is_url(location):
         return open_remote(os.fspath(location), on_fetch)
     path = Path(location)
+    if unfinished and not path.exists() and working_path(path).exists():
+        path = working_path(path)
     require_path(path)
     if path.is_dir():
         return ZarrStore(path)
