@@ -3,31 +3,55 @@
 from cache_schema.convert import convert_cache
 from cache_schema.describe import describe_cache
 from cache_schema.errors import CacheError
-from cache_schema.format.schema import ARRAYS, FORMAT_VERSION, SPLITS, ArraySpec, Layout
+from cache_schema.format.coding import DELTA_UINT8, decode_weights, encode_weights
+from cache_schema.format.differences import differences
+from cache_schema.format.schema import (
+    ARRAYS,
+    CHUNK_CLIPS,
+    FORMAT_VERSION,
+    KEEPS,
+    SPLITS,
+    STATE_KEYS,
+    ArraySpec,
+    Layout,
+)
+from cache_schema.jobs import hold_every_share, hold_partition, hold_share
 from cache_schema.reader import Cache, open_cache
 from cache_schema.sharing.diff import diff_caches
 from cache_schema.sharing.merge import merge_caches
 from cache_schema.sharing.transfer import pull_cache, push_cache
+from cache_schema.stores.working import begun, clear_leftovers
 from cache_schema.validate import Problem, validate_cache
-from cache_schema.writer import create_cache, finalise, partition_rows, pending_partitions, write_partition
+from cache_schema.writer import create_cache, finalise, pending_partitions, write_partition
 
 __all__ = [
     "ARRAYS",
+    "CHUNK_CLIPS",
+    "DELTA_UINT8",
     "FORMAT_VERSION",
+    "KEEPS",
     "SPLITS",
+    "STATE_KEYS",
     "ArraySpec",
     "Cache",
     "CacheError",
     "Layout",
     "Problem",
+    "begun",
+    "clear_leftovers",
     "convert_cache",
     "create_cache",
+    "decode_weights",
     "describe_cache",
     "diff_caches",
+    "differences",
+    "encode_weights",
     "finalise",
+    "hold_every_share",
+    "hold_partition",
+    "hold_share",
     "merge_caches",
     "open_cache",
-    "partition_rows",
     "pending_partitions",
     "pull_cache",
     "push_cache",

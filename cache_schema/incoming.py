@@ -12,7 +12,9 @@ from cache_schema.format.checks import WEIGHTS, Context, metadata_faults, name_f
 from cache_schema.format.coding import encode_weights
 from cache_schema.format.digest import canonical_json
 from cache_schema.format.schema import FORMAT_VERSION, STATE_KEYS, ArraySpec, Layout, required_arrays
-from cache_schema.stores.base import Store, numpy_dtype
+from cache_schema.stores.base import numpy_dtype
+from cache_schema.stores.working import read_stored
+from cache_schema.stores.zarr_store import ZarrStore
 
 
 def complete_metadata(path: str | os.PathLike, layout: Layout, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def stored_rows(
 
 def stored_partition(
     path: str | os.PathLike,
-    store: Store,
+    store: ZarrStore,
     layout: Layout,
     index: int,
     arrays: Mapping[str, np.ndarray],
@@ -68,7 +70,7 @@ def stored_partition(
     where = f"{path}: {layout.place(index)}"
     specs = required_arrays(layout, "partition")
     rows = layout.partition_rows(index)
-    known = {name: store.read(name)[rows] for name in ("clip_id", "n_frames")}
+    known = {name: read_stored(store, name)[rows] for name in ("clip_id", "n_frames")}
     context = Context(layout, store.metadata, known, rows.start)
     faults = list(name_faults(arrays, specs))
     stored = {}

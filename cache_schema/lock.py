@@ -64,6 +64,15 @@ def hold(lock: Path, what: Path | str, wait_seconds: float = 0) -> Iterator[None
             file.truncate(0)
 
 
+def require_free(lock: Path, what: Path | str) -> None:
+    """Returns if no process holds the file `lock`; raises as `hold`."""
+    try:
+        with lock.open("a+", encoding="utf-8") as file:
+            _acquire(file, what, wait_seconds=0)
+    except OSError as error:
+        raise _unwritable(what, error) from error
+
+
 def _acquire(file: IO[str], what: Path | str, wait_seconds: float) -> None:
     deadline = time.monotonic() + wait_seconds
     while True:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ def validate_cache(path: str | os.PathLike) -> list[Problem]:
     specs = required_arrays(layout)
     faults = metadata_faults(store.metadata, layout)
     if store.metadata.get("complete") is not True:
-        faults.append(f"tkd_cache.complete: {progress(Path(path))}.")
+        faults.append(f"tkd_cache.complete: {progress(path)}.")
     faults += name_faults(store.array_names() | specs.keys(), specs)  # only those of no layout: the missing come next
     wrong_digests, forms = digest_faults(store, layout)
     faults += wrong_digests

@@ -3,10 +3,8 @@
 The working store `<path>.partial` takes the final name only when it is whole. Every step can be killed and run again.
 """
 
-import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,24 @@ import numpy as np
 
 from cache_schema.convert import new_cache, write_hdf5
 from cache_schema.errors import CacheError
+from cache_schema.format.differences import differences
 from cache_schema.format.digest import array_digest, cache_id, canonical_json, partition_digest
 from cache_schema.format.schema import Layout, required_arrays
 from cache_schema.incoming import complete_metadata, stored_partition, stored_rows
 from cache_schema.reader import open_cache
-from cache_schema.sharing.diff import differences
 from cache_schema.stores import open_store
 from cache_schema.stores.base import ATTRIBUTE, DIGESTS_ATTRIBUTE, STRING
-from cache_schema.stores.working import RECORDS, discard, working_path, written_partitions
+from cache_schema.stores.working import (
+    RECORDS,
+    discard,
+    read_stored,
+    record_of,
+    recorded_digests,
+    replace,
+    working_path,
+    write_whole,
+    written_partitions,
+)
 from cache_schema.stores.zarr_store import ZarrStore, create_folder, flush, write_shard
 
 REPLACE_MARK = "replace"  # in the folder of records: the finished cache of this name may be replaced
@@ -93,14 +101,11 @@ def _differences_to_begun(folder: Path, metadata: dict[str, Any], rows: Mapping[
     """What an unfinished cache was begun with that is not so now."""
     try:
         store = ZarrStore(folder)
-        begun = {
-            **store.metadata,
-            "cache_id": None,
-            "complete": False,
-        }  # a finalise may have been cut off before the rename
+        # a finalise may have been cut off before the rename
+        begun = {**store.metadata, "cache_id": None, "complete": False}
         differing = [f"{path} was {there!r}, is {here!r}" for path, there, here in differences(begun, metadata)]
         if not differing:
-            differing = [f"other {name}" for name in rows if not np.array_equal(store.read(name), rows[name])]
+            differing = [f"other {name}" for name in rows if not np.array_equal(read_stored(store, name), rows[name])]
     except CacheError as error:
         return [f"it is damaged: {error}"]
     return differing
@@ -113,16 +118,6 @@ def _open_working(path: str | os.PathLike, mode: str = "r") -> ZarrStore:
     return ZarrStore(folder, mode)
 
 
-def partition_rows(cache: Layout | str | os.PathLike, index: int) -> slice:
-    """The rows of partition `index`, of a layout or of the unfinished cache at a path.
-
-    Raises:
-        CacheError: there is no such partition, or no unfinished cache.
-    """
-    layout = cache if isinstance(cache, Layout) else _open_working(cache).layout()
-    return layout.partition_rows(index)
-
-
 def pending_partitions(path: str | os.PathLike) -> list[int]:
     """The partitions of the unfinished cache that are still to be written, in order.
 
@@ -130,7 +125,7 @@ def pending_partitions(path: str | os.PathLike) -> list[int]:
         CacheError: there is no unfinished cache.
     """
     store = _open_working(path)
-    if store.metadata["complete"]:  # finalise was cut off between the last attribute and the rename
+    if store.metadata.get("complete") is True:  # finalise was cut off between the last attribute and the rename
         return []
     return sorted(set(range(store.layout().n_partitions)) - written_partitions(store.folder))
 
@@ -154,29 +149,20 @@ def write_partition(path: str | os.PathLike, index: int, arrays: Mapping[str, np
     store = _open_working(path, "r+")
     layout = store.layout()
     rows = layout.partition_rows(index)
-    if store.metadata["complete"]:
+    if store.metadata.get("complete") is True:
         raise CacheError(f"{path}: every partition is written; call finalise.")
     stored = stored_partition(path, store, layout, index, arrays, coded)
-    record = store.folder / RECORDS / f"{index:05d}.json"
+    record = record_of(store.folder, index)
     record.unlink(missing_ok=True)
     digests = {}
     for name, values in stored.items():
         shard = write_shard(store, name, rows, index, values)
         coding = store.form(name).attributes.get("coding")
-        digests[name] = array_digest(name, store.read(name, rows), coding)
+        digests[name] = array_digest(name, read_stored(store, name, rows, f", {layout.place(index)}"), coding)
         if digests[name] != array_digest(name, values, coding):
             raise CacheError(f"{path}: {name}, {layout.place(index)} did not read back as written. Check the disk.")
         flush(shard)
-    _write_whole(record, canonical_json(digests))
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there with all its content or not at all, also after a power cut."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
-        temporary.write(content)
-        temporary.flush()
-        os.fsync(temporary.fileno())
-    os.replace(temporary.name, path)
+    write_whole(record, canonical_json(digests))
 
 
 def finalise(path: str | os.PathLike) -> str:
@@ -196,26 +182,25 @@ def finalise(path: str | os.PathLike) -> str:
         )
     if path.exists() and not (folder / RECORDS / REPLACE_MARK).exists():
         raise CacheError(f"{path}: already there and complete; --force replaces it.")
-    if not store.metadata["complete"]:
+    if store.metadata.get("complete") is not True:
         _seal(store, layout)
-    # From here on the working store is whole, whatever becomes of this process; so the old cache may go.
+    # From here on the working store is whole, whatever becomes of this process.
     if path.suffix == ".h5":
         with new_cache(path) as draft:
             write_hdf5(open_cache(folder), draft)
         discard(folder, path)
     else:
-        discard(path, path)
         shutil.rmtree(folder / RECORDS, ignore_errors=True)
-        folder.rename(path)
+        replace(folder, path)
     return store.metadata["cache_id"]
 
 
 def _seal(store: ZarrStore, layout: Layout) -> None:
     """Writes the digests, and last of all the attribute that says complete."""
     folder, group = store.folder, store.group
-    digests = [json.loads((folder / RECORDS / f"{i:05d}.json").read_bytes()) for i in range(layout.n_partitions)]
+    digests = [recorded_digests(store, index) for index in range(layout.n_partitions)]
     for name in required_arrays(layout, "creation"):
-        values = store.read(name)
+        values = read_stored(store, name)
         for index, partition in enumerate(digests):
             partition[name] = array_digest(name, values[layout.partition_rows(index)])
     for name in digests[0]:

@@ -9,18 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from cache_builder import build, metadata, partition, rows, sizes
 
 from cache_schema import (
     CacheError,
+    clear_leftovers,
     create_cache,
+    describe_cache,
     finalise,
     open_cache,
     pending_partitions,
     validate_cache,
     write_partition,
 )
+from cache_schema.stores.hdf5_store import set_attribute
 
 LAYOUT = sizes(keep="layers")
 
@@ -91,6 +95,27 @@ def test_force_never_replaces_what_is_no_cache(tmp_path):
         begin(tmp_path / "home.zarr", force=True)
 
 
+def test_records_are_readable_by_those_who_may_read_the_cache(tmp_path):
+    folder = begin(tmp_path / "kws.zarr")
+    write_partition(tmp_path / "kws.zarr", 1, partition(LAYOUT, 1))
+    modes = {(folder / name).stat().st_mode for name in ("partitions/00001.json", "zarr.json")}
+    assert len(modes) == 1
+
+
+def test_an_incomplete_cache_that_is_no_working_store_is_called_so(tmp_path):
+    path, _ = build(tmp_path / "kws.h5", LAYOUT)
+    with h5py.File(path, "r+") as file:
+        attribute = json.loads(file.attrs["tkd_cache"])
+        set_attribute(file, "tkd_cache", {**attribute, "complete": False})
+    with pytest.raises(CacheError, match=r"kws.h5: unfinished, not all of it is there; ask whoever made it"):
+        open_cache(path)
+    assert "tkd_cache.complete: not all of it is there; ask whoever" in "\n".join(map(str, validate_cache(path)))
+    with h5py.File(path, "r+") as file:
+        del file["logits"]
+    with pytest.raises(CacheError, match=r"kws.h5: logits: missing. List every fault"):
+        describe_cache(path)
+
+
 def test_a_cache_that_appears_meanwhile_is_not_replaced(tmp_path):
     path = tmp_path / "kws.zarr"
     begin(path)
@@ -119,6 +144,10 @@ def build_until(path, given, force, limit=None):
     Returns:
         The steps of the whole build; the message it was refused with; None where the process was killed.
     """
+    return run_until(path, limit, lambda: build(path, LAYOUT, given, force=force))
+
+
+def run_until(path, limit, run):
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
         steps = 0
@@ -132,7 +161,7 @@ def build_until(path, given, force, limit=None):
 
         sys.addaudithook(count)
         try:
-            build(path, LAYOUT, given, force=force)
+            run()
             os.write(writer, str(steps).encode())
         except CacheError as error:
             os.write(writer, str(error).encode())
@@ -160,8 +189,9 @@ def under_fire(root, seed, force):
         if force:
             shutil.copytree(root / "old.zarr", path)
         first = build_until(path, new, force, moment)
-        if path.exists():
-            shutil.copytree(path, root / f"{moment}-seen.zarr")
+        old_or_new = path if path.exists() else Path(f"{path}.discarded")
+        if old_or_new.exists():
+            shutil.copytree(old_or_new, root / f"{moment}-seen.zarr")
         second = build_until(path, new, force, rng.randrange(1, n_steps))  # killed again, somewhere else
         third = build_until(path, new, force)
         print(json.dumps({"moment": moment, "said": [first, second, third]}))
@@ -183,8 +213,56 @@ def test_builds_killed_at_any_step_resume_to_identical_bytes_and_never_look_comp
         seen = path.with_name(f"{report['moment']}-seen.zarr")
         if seen.exists():
             assert validate_cache(seen) == [], report
+        assert seen.exists() or not force, report
     leftovers = {entry.name for entry in tmp_path.iterdir() if entry.suffix != ".zarr"}
     assert not leftovers, leftovers
+
+
+def finalise_under_fire(root, force):
+    """Kills the end of builds to an .h5 at every few of its steps and prints what was seen of each."""
+    new, begun = {**metadata(LAYOUT), "pooling": {"of": "the new one"}}, root / "begun.h5"
+    create_cache(begun, LAYOUT, rows(LAYOUT), new, force=True)
+    for index in range(3):
+        write_partition(begun, index, partition(LAYOUT, index))
+    if force:
+        build_until(root / "old.h5", metadata(LAYOUT), False)
+
+    def copied(path):
+        shutil.copytree(f"{begun}.partial", f"{path}.partial")
+        if force:
+            shutil.copy(root / "old.h5", path)
+
+    copied(root / "whole.h5")
+    n_steps = run_until(root / "whole.h5", None, lambda: finalise(root / "whole.h5"))
+    for moment in sorted({*range(1, n_steps + 1, 7), n_steps, n_steps + 1}):
+        path = root / f"{moment}.h5"
+        copied(path)
+        first = run_until(path, moment, lambda path=path: finalise(path))
+        kept = [file for file in (path, Path(f"{path}.discarded")) if file.is_file()]
+        seen = [str(problem) for file in kept for problem in validate_cache(file)]
+        second = build_until(path, new, force)
+        clear_leftovers(path, open_cache(path).metadata["cache_id"])
+        print(json.dumps({"moment": moment, "said": [first, second], "kept": len(kept), "seen": seen}))
+    shutil.rmtree(f"{begun}.partial")
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["new", "rebuild"])
+def test_an_end_in_hdf5_killed_at_any_step_is_caught_up_with_and_loses_no_finished_cache(tmp_path, force):
+    code = (
+        f"import pathlib, test_cache_interruption as t; t.finalise_under_fire(pathlib.Path({str(tmp_path)!r}), {force})"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum(report["said"][0] is None for report in reports) > 8, "too few were killed"
+    for report in reports:
+        assert report["seen"] == [] and (report["kept"] or not force), report
+        second = report["said"][1]
+        assert isinstance(second, int) or (not force and "already there and complete" in second), report
+        assert (tmp_path / f"{report['moment']}.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes(), report
+    assert {entry.suffix for entry in tmp_path.iterdir()} == {".h5"}
 
 
 def files_of(folder):

@@ -10,7 +10,7 @@ import xarray
 import zarr
 from cache_builder import build, content, metadata, partition, rows, sizes
 
-from cache_schema import CacheError, Layout, create_cache, describe_cache, open_cache, partition_rows, write_partition
+from cache_schema import CacheError, Layout, create_cache, describe_cache, open_cache, write_partition
 from cache_schema.format.schema import ARRAYS, required_arrays
 
 
@@ -128,7 +128,7 @@ def test_large_shards_hold_chunks_of_64_clips():
     layout = sizes(n_clips=1300, partition_size=512)
     grid = required_arrays(layout)["features"].grid(layout)
     assert (grid.shape[0], grid.chunks[0], grid.shards[0]) == (1300, 64, 512)
-    assert [partition_rows(layout, index) for index in range(3)] == [slice(0, 512), slice(512, 1024), slice(1024, 1300)]
+    assert [layout.partition_rows(index) for index in range(3)] == [slice(0, 512), slice(512, 1024), slice(1024, 1300)]
     with pytest.raises(CacheError, match=r"no partition 3; this layout has partitions 0 to 2"):
         layout.partition_rows(3)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -148,6 +149,23 @@ def test_one_share_is_done_by_one_job_and_no_force_takes_its_store_away(data, te
     assert files_of(out) == files_of(whole)
 
 
+def test_a_large_unfinished_cache_is_thrown_away_with_few_files_open(data, teacher, tmp_path):
+    out = tmp_path / "c.zarr"
+    build_cache(data, teacher, out, CONFIG, share=Share(0, 2))
+    locks = tmp_path / "c.zarr.partial" / "partitions"
+    for index in range(300):
+        (locks / f"{index:05d}.lock").touch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with hold(locks / "00299.lock", "its partition"):
+            result = build(data, teacher, out, "--keep", "rollout", "--force")
+            assert result.exit_code == 1 and f"{out}: being written by pid {os.getpid()} " in result.stderr
+        assert build(data, teacher, out, "--keep", "rollout", "--force").exit_code == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.parametrize("share", ["2/2", "-1/2", "0/0", "1", "a/b", "1/2/3", "0.5/2", ""])
 def test_a_share_that_is_none_is_a_usage_error(data, teacher, tmp_path, share):
     result = build(data, teacher, tmp_path / "c.zarr", "--partition", share)
@@ -156,7 +174,9 @@ def test_a_share_that_is_none_is_a_usage_error(data, teacher, tmp_path, share):
     assert list(tmp_path.iterdir()) == []
 
 
-HOLDER = "import pathlib, sys, time; from cache_schema.lock import only_one\nwith only_one(pathlib.Path(sys.argv[1])):\n"
+HOLDER = (
+    "import pathlib, sys, time; from cache_schema.lock import only_one\nwith only_one(pathlib.Path(sys.argv[1])):\n"
+)
 
 
 def test_a_lock_names_its_holder_and_is_free_as_soon_as_that_one_is_killed(tmp_path):

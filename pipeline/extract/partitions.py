@@ -5,18 +5,26 @@ the whole, and by a job that does a share while it begins and finalises; a share
 own among the working store's records.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cache_schema import CacheError, create_cache, finalise, open_cache, pending_partitions
-from cache_schema.lock import hold, only_one
-from cache_schema.stores.working import RECORDS, discard, working_path
-from cache_schema.stores.zarr_store import ZarrStore
+from cache_schema import (
+    CacheError,
+    begun,
+    clear_leftovers,
+    create_cache,
+    finalise,
+    hold_every_share,
+    hold_partition,
+    hold_share,
+    open_cache,
+    pending_partitions,
+)
+from cache_schema.lock import only_one
 from pipeline.errors import TkdError
 from pipeline.extract.config import Share
 from pipeline.extract.plan import PROVENANCE, Outline, other_than
@@ -68,7 +76,7 @@ def write_cache(
         with only_one(out, WAIT_SECONDS):
             if cache_id := begin(out, outline, force):
                 return Built(cache_id, n_partitions, n_partitions, already=True)
-            job.enter_context(hold(_records(out) / f"{share.index}-of-{share.n_shares}.lock", f"{out}, share {share}"))
+            job.enter_context(hold_share(out, share.index, share.n_shares))
         fill(out, outline, share.partitions(n_partitions), write_one, doing)
     return _finalise_if_whole(out, n_partitions)
 
@@ -93,14 +101,11 @@ def begin(out: Path, outline: Outline, force: bool) -> str | None:
                 f"{out}: a complete cache of something else: {'; '.join(found)}. "
                 "--force rebuilds it, or choose another --out."
             )
-        cache_id = cache.metadata["cache_id"]
-        # What a job left that was killed after the cache was in its place.
-        discard(working_path(out) if _begun(out).get("cache_id") == cache_id else Path(f"{out}.begin"), out)
-        return cache_id
+        clear_leftovers(out, cache.metadata["cache_id"])
+        return cache.metadata["cache_id"]
     with ExitStack() as idle:
-        if force and other_than(_begun(out), outline, (*PROVENANCE, "software")):  # it will be thrown away
-            for lock in _records(out).glob("*.lock"):
-                idle.enter_context(hold(lock, out))
+        if force and other_than(begun(out) or {}, outline, (*PROVENANCE, "software")):  # it will be thrown away
+            idle.enter_context(hold_every_share(out))
         create_cache(out, outline.layout, outline.rows, outline.metadata, force)
     return None
 
@@ -126,9 +131,9 @@ def claim(out: Path, outline: Outline, index: int) -> Iterator[bool]:
     Raises:
         TkdError: another process holds it, or the cache was begun with something else.
     """
-    with hold(_records(out) / f"{index:05d}.lock", f"{out}, partition {index}"):
+    with hold_partition(out, index):
         missing = index in _missing(out)
-        if missing and (found := other_than(_begun(out), outline)):
+        if missing and (found := other_than(begun(out) or {}, outline)):
             raise TkdError(f"{out}: begun with something else: {'; '.join(found)}. Give every job the same settings.")
         yield missing
 
@@ -138,16 +143,8 @@ def _finalise_if_whole(out: Path, n_partitions: int) -> Built:
     if missing:
         return Built(None, n_partitions - missing, n_partitions)
     with only_one(out, WAIT_SECONDS):  # of the jobs that end together one finalises
-        cache_id = finalise(out) if working_path(out).exists() else open_cache(out).metadata["cache_id"]
+        cache_id = open_cache(out).metadata["cache_id"] if begun(out) is None else finalise(out)
     return Built(cache_id, n_partitions, n_partitions)
-
-
-def _begun(out: Path) -> Mapping[str, Any]:
-    """Returns what the working store says of itself: nothing where there is none, or a damaged one."""
-    try:
-        return ZarrStore(working_path(out)).metadata
-    except CacheError:
-        return {}
 
 
 def _missing(out: Path) -> list[int]:
@@ -155,10 +152,6 @@ def _missing(out: Path) -> list[int]:
     try:
         return pending_partitions(out)
     except CacheError:
-        if working_path(out).exists():
+        if begun(out) is not None:
             raise
         return []
-
-
-def _records(out: Path) -> Path:
-    return working_path(out) / RECORDS

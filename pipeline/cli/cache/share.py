@@ -69,9 +69,8 @@ def merge_command(parts, out, force) -> None:
       tkd cache merge part0.zarr part1.zarr --out caches/whole.zarr
     """
     from cache_schema import merge_caches
-    from pipeline.lock import only_one
 
-    with only_one(out), Progress(f"merging {out.name}", None, "clips") as progress:
+    with Progress(f"merging {out.name}", None, "clips") as progress:
         cache_id = merge_caches(parts, out, force, progress.advance)
     click.echo(f"{out}: complete, cache_id {cache_id}")
 
