@@ -69,6 +69,14 @@ def test_an_attached_cache_is_the_one_built_with_features_digest_for_digest(data
     assert (again.exit_code, again.stdout) == (0, f"{new}: complete already, cache_id {cache_id}\n")
 
 
+def test_attaching_leaves_the_open_source_as_it_is(data, detached, tmp_path, monkeypatch):
+    source = open_cache(detached)
+    monkeypatch.setattr("pipeline.extract.attach.open_cache", lambda _: source)
+    before = json.dumps(source.metadata)
+    attach_features(detached, data, tmp_path / "new.zarr")
+    assert json.dumps(source.metadata) == before == json.dumps(open_cache(detached).metadata)
+
+
 def test_containers_do_not_matter(data, teacher, detached, tmp_path):
     build_cache(data, teacher, tmp_path / "whole.zarr", BuildConfig(partition_size=4))
     convert_cache(detached, tmp_path / "detached.h5")

@@ -211,7 +211,7 @@ def test_a_cache_of_something_else_is_replaced_only_by_force(unequal, tmp_path):
     moved = dataclasses.replace(unequal.clips[3], noise_offset=1)
     other = dataclasses.replace(unequal, clips=(*unequal.clips[:3], moved, *unequal.clips[4:]))
     for manifest, config, difference in (
-        (unequal, BuildConfig(keep="layers"), "layout.keep is 'heads', would be 'layers'; pooling.keep"),
+        (unequal, BuildConfig(keep="layers"), "layout.keep is 'heads', would be 'layers'. --force"),
         (unequal, BuildConfig(bfloat16=True), "pooling.arithmetic is 'float32', would be 'bfloat16'. --force"),
         (unequal, BuildConfig(with_features=False), "layout.with_features is True, would be False. --force"),
         (unequal, BuildConfig(partition_size=4), "layout.partition_size is 512, would be 4. --force"),

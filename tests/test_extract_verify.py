@@ -12,7 +12,7 @@ import torch
 from test_teacher_model import tiny_folder
 from test_teacher_training import command
 
-from cache_schema import open_cache
+from cache_schema import convert_cache, open_cache
 from pipeline.data.manifest import Manifest, read_manifest, write_manifest
 from pipeline.extract.build import build_cache
 from pipeline.extract.config import BuildConfig
@@ -67,6 +67,15 @@ def test_every_kind_of_cache_is_verified(tiny_data, tmp_path, config, suffix):
     assert found.problems == [] and found.n_clips == 12
     assert ("features" in found.arrays) == config.with_features
     assert ("layer_weights" in found.arrays) == (config.keep == "layers")
+
+
+def test_a_copy_that_keeps_less_is_the_cache_built_so_and_is_verified(tiny_cache, tiny_data, tmp_path):
+    config = BuildConfig(keep="rollout", with_features=False)
+    built = build_cache(tiny_data, "bundled", tmp_path / "built.zarr", config)
+    assert convert_cache(tiny_cache, tmp_path / "c.zarr", keep="rollout", with_features=False) == built.cache_id
+    convert_cache(tiny_cache, tmp_path / "layers.zarr", keep="layers")
+    for name in ("c.zarr", "layers.zarr"):
+        assert verify_cache(open_cache(tmp_path / name), tiny_data, "bundled", 6).problems == []
 
 
 def test_another_teacher_is_named_even_if_it_says_nearly_the_same(tiny_cache, tiny_data, tmp_path):

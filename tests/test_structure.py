@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import cache_schema
+import pipeline.extract.config
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "cache_schema", "students")
 STAGE_ONE = ("pipeline.data", "pipeline.teacher", "pipeline.extract")
@@ -54,6 +57,16 @@ def test_stage_two_does_not_reach_for_stage_one():
             assert not any(
                 module.startswith(("pipeline.data", "pipeline.teacher", "pipeline.extract")) for module in modules
             )
+
+
+def test_pipeline_uses_what_cache_schema_offers():
+    for path, modules in imports_of("pipeline").items():
+        used = {module for module in modules if module.partition(".")[0] == "cache_schema"}
+        assert used <= {"cache_schema", "cache_schema.lock"}, path
+
+
+def test_the_command_line_offers_what_a_cache_may_keep():
+    assert pipeline.extract.config.KEEPS == cache_schema.KEEPS
 
 
 def test_training_a_student_imports_no_teacher_code(tiny_cache, tmp_path):

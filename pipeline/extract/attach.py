@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache_schema import Cache, open_cache, write_partition
+from cache_schema import STATE_KEYS, Cache, open_cache, write_partition
 from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import Clip, Manifest
 from pipeline.errors import TkdError
@@ -15,8 +15,6 @@ from pipeline.extract.partitions import Built, claim, write_cache
 from pipeline.extract.plan import Outline, versions
 from pipeline.extract.targets import audio_sha256
 from pipeline.progress import Progress, track
-
-_STATE = ("format_version", "cache_id", "complete", "layout")  # the writer's own
 
 
 class AudioFaults(TkdError):
@@ -53,8 +51,9 @@ def attach_features(
         raise TkdError(f"{path}: {error}") from error
     clips = match_clips(cache, manifest, strict)
     rows = {name: cache.read(name) for name, spec in cache.specs.items() if spec.written == "creation"}
-    metadata = {key: value for key, value in cache.metadata.items() if key not in _STATE}
-    metadata["software"] |= {"features": versions("tkd", "torch", "torchaudio", "numpy")}
+    given = {key: value for key, value in cache.metadata.items() if key not in STATE_KEYS}
+    software = {**given["software"], "features": versions("tkd", "torch", "torchaudio", "numpy")}
+    metadata = {**given, "software": software}
     outline = Outline(dataclasses.replace(cache.layout, with_features=True), rows, metadata)
     write_one = partial(_attach_partition, cache, manifest.audio_root, clips, log_mel, out, outline)
     return write_cache(out, outline, write_one, "computing features", force=force)

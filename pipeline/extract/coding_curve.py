@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numcodecs import Blosc
 
-from cache_schema.format.coding import DELTA_UINT8, decode_weights, encode_weights
+from cache_schema import DELTA_UINT8, decode_weights, encode_weights
 from pipeline.data.manifest import read_manifest
 from pipeline.extract.attention import pool_attention
 from pipeline.teacher.clips import WholeClips, collate

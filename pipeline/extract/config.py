@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import TkdError
 
-KEEPS = ("rollout", "layers", "heads")
+KEEPS = ("rollout", "layers", "heads")  # the format's; here, because the command line must not wait for it
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class BuildConfig:
     partition_size: int = 512  # clips: what an interruption costs at most, and what jobs share out
 
     def __post_init__(self) -> None:
-        from cache_schema.format.schema import CHUNK_CLIPS  # not above: the command line's help must not wait for zarr
+        from cache_schema import CHUNK_CLIPS  # not above: the command line's help must not wait for zarr
 
         size, unit = self.partition_size, CHUNK_CLIPS
         if size > unit and size % unit:

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema import Layout
-from cache_schema.sharing.diff import differences
+from cache_schema import Layout, differences
 from pipeline.data.manifest import SPLITS, Manifest
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.features import LogMel, LogMelConfig
@@ -140,7 +139,6 @@ def _metadata(
         "pooling": {
             "rollout": "0.5 A + 0.5 I per layer, A the mean over heads; row of the readout (arXiv 2005.00928)",
             "weights": "mean over valid query frames",
-            "keep": config.keep,
             "arithmetic": "bfloat16" if config.bfloat16 else "float32",
         },
         "software": versions("tkd", "torch", "torchaudio", "transformers", "zarr", "numpy"),
