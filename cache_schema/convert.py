@@ -15,7 +15,7 @@ import numpy as np
 from cache_schema.errors import CacheError
 from cache_schema.format.coding import encode_weights
 from cache_schema.format.digest import array_digest, cache_id, partition_digest
-from cache_schema.format.schema import ArraySpec, Layout, required_arrays
+from cache_schema.format.schema import KEEPS, ArraySpec, Layout, required_arrays
 from cache_schema.lock import only_one
 from cache_schema.reader import Cache, open_cache
 from cache_schema.stores import SUFFIXES, open_store
@@ -23,8 +23,6 @@ from cache_schema.stores.base import ATTRIBUTE, DIGESTS_ATTRIBUTE, STRING
 from cache_schema.stores.hdf5_store import create_array, set_attribute, width_of, write_values
 from cache_schema.stores.working import discard, replace
 from cache_schema.stores.zarr_store import create_folder, file_names, flush
-
-KEEPS = ("rollout", "layers", "heads")  # from least to most
 
 
 def convert_cache(

@@ -83,10 +83,6 @@ class Store(ABC):
         return False
 
     @abstractmethod
-    def n_bytes(self, name: str | None = None) -> int:
-        """Bytes stored of the named array, or of everything."""
-
-    @abstractmethod
     def sizes(self) -> dict[str, int]:
         """Bytes stored, by array; under "" those of no array."""
 

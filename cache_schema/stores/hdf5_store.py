@@ -1,4 +1,4 @@
-"""A cache as one HDF5 file: the same arrays, attributes as JSON text, dimension names as labels."""
+"""A cache as one HDF5 file: the same arrays, attributes as JSON text, dimension names as labels, too."""
 
 import json
 import os
@@ -72,12 +72,12 @@ class Hdf5Store(Store):
     def form(self, name: str) -> Form:
         dataset = self._dataset(name)
         try:
-            is_string = h5py.check_string_dtype(dataset.dtype) is not None
+            is_string, attributes = h5py.check_string_dtype(dataset.dtype) is not None, _json_attributes(dataset)
             return Form(
                 STRING if is_string else dataset.dtype,
                 dataset.shape,
-                _dims(dataset),
-                _json_attributes(dataset),
+                tuple(attributes.pop("dimension_names")),
+                attributes,
                 {"chunks": dataset.chunks, "fletcher32": dataset.fletcher32},
             )
         except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -95,9 +95,6 @@ class Hdf5Store(Store):
             raise
         except Exception as error:  # what the library says of damaged bytes has many types
             raise CacheError(f"cannot be read ({error})") from error
-
-    def n_bytes(self, name: str | None = None) -> int:
-        return self.path.stat().st_size if name is None else self._dataset(name).id.get_storage_size()
 
     def sizes(self) -> dict[str, int]:
         arrays = {name: self._dataset(name).id.get_storage_size() for name in self.array_names()}
@@ -132,7 +129,7 @@ def create_array(file: h5py.File, spec: ArraySpec, layout: Layout, width: int) -
     )
     for axis, name in enumerate(spec.dims):
         dataset.dims[axis].label = name
-    for name, value in {"description": spec.description, **spec.attributes}.items():
+    for name, value in {"dimension_names": spec.dims, "description": spec.description, **spec.attributes}.items():
         set_attribute(dataset, name, value)
 
 
@@ -161,17 +158,13 @@ def _chunks(spec: ArraySpec, layout: Layout) -> tuple[int, ...]:
 
 
 def _json_attributes(node: h5py.File | h5py.Dataset) -> dict[str, Any]:
-    """The attributes from their JSON; HDF5's own, of dimension labels, left out."""
+    """The attributes from their JSON. HDF5's own, of dimension labels, is left out: its strings are of variable length,
+    which no checksum covers, and the library can hang or abort on them when they are damaged.
+    """
     try:
         return {name: json.loads(bytes(node.attrs[name])) for name in node.attrs if not name.startswith("DIMENSION_")}
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise CacheError(f"an attribute is not JSON: {error}") from error
-
-
-def _dims(dataset: h5py.Dataset) -> tuple[str | None, ...]:
-    """The names of the dimensions. Not by `dataset.dims`: of a damaged label that ends the process."""
-    labels = dataset.attrs["DIMENSION_LABELS"]
-    return tuple(label.decode() if isinstance(label, bytes) else label for label in labels)
 
 
 def _strings(values: np.ndarray) -> np.ndarray:

@@ -204,7 +204,7 @@ class RemoteStore(ZarrStore):
         try:
             return dict(zip(names, in_parallel(self.source.size, names), strict=True))
         except FileNotFoundError as error:
-            raise CacheError(f"{self.location}: a file is missing: {error}.") from error
+            raise CacheError(f"a file is missing: {error}") from error
 
 
 class _Fetched:

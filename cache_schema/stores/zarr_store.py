@@ -86,9 +86,6 @@ class ZarrStore(Store):
         except Exception as error:  # every codec has its own way of failing on damaged bytes
             raise CacheError(f"cannot be read ({error})") from error
 
-    def n_bytes(self, name: str | None = None) -> int:
-        return sum(size for file, size in self._file_sizes().items() if name is None or file.startswith(f"{name}/"))
-
     def sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {"": 0}
         for file, size in self._file_sizes().items():

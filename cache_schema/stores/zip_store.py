@@ -28,7 +28,9 @@ class ZipStore(ZarrStore):
             with zipfile.ZipFile(path) as archive:
                 self._members = {member.filename: member.file_size for member in archive.infolist()}
                 require_plain(location or path, archive.infolist())
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except CacheError:
+            raise
+        except Exception as error:  # zipfile fails in many ways on damaged headers
             raise CacheError(f"{location or path}: cannot be read as .zip ({error}). Fetch it again.") from error
         super().__init__(path, location=location)
 
