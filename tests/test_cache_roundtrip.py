@@ -215,8 +215,8 @@ def test_rows_that_are_not_of_the_format_are_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
-        ("teacher", {"n_heads": 9}, "tkd_cache.teacher.n_heads is 9, the layout says 3"),
-        ("teacher", {"hop_length": 0}, "teacher.hop_length is 0, it must be a positive whole number"),
+        ("teacher", {"n_heads": 9}, "tkd_cache.teacher.n_heads: 9, the layout says 3"),
+        ("teacher", {"hop_length": 0}, "teacher.hop_length: 0, it must be a positive whole number"),
         ("dataset", {"labels": ["a", "a", "b", "c"]}, "dataset.labels: 4 names, n_classes is 4; all must differ"),
         ("pooling", {"floor": float("nan")}, "the metadata are not JSON"),
         ("pooling", {"floor": np.float32(1)}, "the metadata are not JSON"),

@@ -213,3 +213,18 @@ def test_an_unfinished_cache_is_refused_and_says_how_to_go_on(tmp_path):
     with pytest.raises(CacheError, match=r"kws.zarr.partial: unfinished, 1 of 3 partitions are done"):
         open_cache(f"{path}.partial")
     assert any(problem.place == "tkd_cache.complete" for problem in validate_cache(f"{path}.partial"))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("teacher", "n_layers", 7),
+        ("teacher", "hop_length", 0),
+        ("teacher", "frame_offset", -1),
+        ("dataset", "task", "multi_label"),
+        ("dataset", "labels", ["one"]),
+    ],
+)
+def test_validate_names_the_key_of_metadata_that_cannot_be(cache, section, key, value):
+    rewrite(cache / "zarr.json", lambda document: document["attributes"]["tkd_cache"][section].update({key: value}))
+    assert f"tkd_cache.{section}.{key}" in [problem.place for problem in validate_cache(cache)]

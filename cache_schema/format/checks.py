@@ -198,7 +198,7 @@ def metadata_faults(metadata: Mapping[str, Any], layout: Layout) -> list[str]:
         ("teacher.n_heads", teacher["n_heads"], layout.n_heads),
     ]
     faults += [
-        f"tkd_cache.{key} is {found!r}, the layout says {sized!r}." for key, found, sized in pairs if found != sized
+        f"tkd_cache.{key}: {found!r}, the layout says {sized!r}." for key, found, sized in pairs if found != sized
     ]
     labels = dataset["labels"]
     if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
@@ -209,7 +209,7 @@ def metadata_faults(metadata: Mapping[str, Any], layout: Layout) -> list[str]:
         )
     for key in ("hop_length", "sample_rate"):
         if not (isinstance(teacher[key], int) and teacher[key] > 0):
-            faults.append(f"tkd_cache.teacher.{key} is {teacher[key]!r}, it must be a positive whole number.")
+            faults.append(f"tkd_cache.teacher.{key}: {teacher[key]!r}, it must be a positive whole number.")
     if not (isinstance(teacher["frame_offset"], int | float) and teacher["frame_offset"] >= 0):
-        faults.append(f"tkd_cache.teacher.frame_offset is {teacher['frame_offset']!r}, it must be samples, 0 or more.")
+        faults.append(f"tkd_cache.teacher.frame_offset: {teacher['frame_offset']!r}, it must be samples, 0 or more.")
     return faults
