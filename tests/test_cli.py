@@ -160,3 +160,27 @@ def test_cache_info_and_validate_speak_of_the_cache(tiny_cache):
     assert described["cache_id"] in shown
     assert all(name in shown for name in described["arrays"])
     assert run("cache", "validate", tiny_cache).stdout.endswith("no faults\n")
+
+
+def test_a_cache_is_handed_around(tiny_cache, tmp_path):
+    identity = open_cache(tiny_cache).metadata["cache_id"]
+    for arguments in (
+        ("convert", tiny_cache, tmp_path / "a.h5"),
+        ("pack", tmp_path / "a.h5"),
+        ("push", tmp_path / "a.zip", tmp_path / "team" / "b.zarr"),
+        ("pull", tmp_path / "team" / "b.zarr", tmp_path / "c.zarr"),
+    ):
+        result = run("cache", *arguments)
+        assert result.exit_code == 0, result.output
+        assert f"{arguments[-1] if arguments[0] != 'pack' else tmp_path / 'a.zip'}: complete, cache_id {identity}" in (
+            result.stdout
+        )
+    assert run("cache", "diff", tiny_cache, tmp_path / "c.zarr").stdout == "the same\n"
+    assert run("cache", "convert", tiny_cache, tmp_path / "small.zarr", "--keep", "rollout").exit_code == 0
+    result = run("cache", "diff", tiny_cache, tmp_path / "small.zarr", "--json")
+    assert result.exit_code == 1
+    assert {"place": "head_weights", "text": "in the first alone"} in json.loads(result.stdout)
+    assert run("cache", "pack", tiny_cache, tmp_path / "x.h5").exit_code == 2
+    assert run("cache", "pack", "https://example.org/x.zarr").exit_code == 2
+    result = run("cache", "merge", tiny_cache, "--out", tmp_path / "whole.zarr")
+    assert result.exit_code == 1 and "a finished cache. Merge takes what" in result.stderr
