@@ -1,8 +1,8 @@
 """Damages a small cache at random places and counts what a reader makes of it.
 
-Run as: python tests/attack.py .h5 --trials 1000. Bits are flipped, bytes zeroed, files cut short, removed and put in each
-other's place. Reading must raise CacheError, or return the same content; anything else is printed with its place and
-makes the exit code 1. It runs in child processes, so that a crash of a library is counted, not suffered.
+Run as: python tests/attack.py .h5 --trials 1000. Bits are flipped, bytes zeroed, files cut short, removed and put in
+each other's place. Reading must raise CacheError, or return the same content; anything else is printed with its place
+and makes the exit code 1. It runs in child processes, so that a crash of a library is counted, not suffered.
 """
 
 import argparse
