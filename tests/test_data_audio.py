@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
@@ -356,3 +357,23 @@ def test_the_working_folder_and_links_can_be_prepared_in(tmp_path, monkeypatch):
     assert (tmp_path / "link").is_symlink() and not list(tmp_path.glob("*.partial"))
     monkeypatch.chdir(tmp_path / "real")
     assert prepare(Path("."), {}, make).clips == (CLIP,)
+
+
+def test_a_part_of_a_recording_is_heard_as_if_it_were_the_whole(tmp_path):
+    samples = np.sin(np.arange(24000) / 7).astype(np.float32) / 2
+    soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")
+    soundfile.write(tmp_path / "part.wav", samples[4000:20001], 8000, subtype="FLOAT")
+    row = Clip("c", "train", (0,), 32002, speech_file="a.wav", speech_start=4000, speech_stop=20001)
+    whole = dataclasses.replace(row, speech_file="part.wav", speech_start=0, speech_stop=None)
+    assert np.array_equal(render_clip(tmp_path, row), render_clip(tmp_path, whole))
+    with pytest.raises(TkdError, match=r"a\.wav: has 24000 samples, 4000 to 24001 are not among them"):
+        read_audio(tmp_path / "a.wav", 4000, 24001)
+
+
+def test_a_recording_played_faster_is_shorter_and_higher(tmp_path):
+    """A tone of 1000 Hz for 1 s, played at 110 %: 1100 Hz for 1 / 1.1 s."""
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000).astype(np.float32) / 2
+    soundfile.write(tmp_path / "a.wav", tone, 16000, subtype="FLOAT")
+    played = read_audio(tmp_path / "a.wav", speed_percent=110)
+    assert len(played) == math.ceil(16000 / 1.1)
+    assert np.abs(np.fft.rfft(played, 16000)).argmax() == 1100

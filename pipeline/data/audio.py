@@ -22,21 +22,33 @@ _LOWEST_RATE = 1000  # Hz
 _LARGEST_FILTER = 50_000_000  # coefficients: 16,001 Hz to 16,000 Hz would take 256 million, and 10 s a file
 
 
-def read_audio(path: Path) -> np.ndarray:
-    """Returns a recording as mono float32 (n_samples,) at SAMPLE_RATE; full scale is 1.
+def read_audio(path: Path, start: int = 0, stop: int | None = None, speed_percent: int = 100) -> np.ndarray:
+    """Returns a recording, or a part of it, as mono float32 (n_samples,) at SAMPLE_RATE; full scale is 1.
 
     Channels are averaged. Another rate is resampled (torchaudio, windowed sinc; in float64, so that rounding does not
     depend on the machine).
 
+    Args:
+        path: The recording.
+        start: Its first sample to be read, at its own rate.
+        stop: The sample after the last; None: to its end.
+        speed_percent: How fast it is played; other than 100 the length changes, and with it the pitch.
+
     Raises:
         TkdError: the file is missing, not audio, cut off (seen in WAV, AIFF, FLAC, CAF and much shortened MP3; Ogg is
-            read as far as it goes), empty, at a rate without a simple ratio to SAMPLE_RATE, or holds NaN or infinite
-            samples.
+            read as far as it goes), empty, at a rate without a simple ratio to SAMPLE_RATE, holds NaN or infinite
+            samples, or ends before `stop`.
     """
     try:
         with soundfile.SoundFile(path) as file:
-            rate, n_stated, log = file.samplerate, file.frames, file.extra_info
-            samples = file.read(dtype="float32", always_2d=True)  # (n_samples, n_channels)
+            rate, log = file.samplerate, file.extra_info
+            last = file.frames if stop is None else stop
+            if (start, stop) != (0, None):
+                if not 0 <= start < last <= file.frames:
+                    raise TkdError(f"{path}: has {file.frames} samples, {start} to {last} are not among them.")
+                file.seek(start)
+            n_stated = last - start
+            samples = file.read(n_stated, dtype="float32", always_2d=True)  # (n_samples, n_channels)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: .raw says neither rate nor channels
         raise TkdError(f"{path}: cannot be read as audio ({error}). Replace or remove it.") from error
     cut = _CUT_CHUNK.search(log)
@@ -47,11 +59,12 @@ def read_audio(path: Path) -> np.ndarray:
     waveform = samples.mean(axis=1)  # (n_samples,)
     if not np.isfinite(waveform).all():
         raise TkdError(f"{path}: has NaN or infinite samples. Replace or remove it.")
-    if rate != SAMPLE_RATE:
-        if rate < _LOWEST_RATE or rate * SAMPLE_RATE // math.gcd(rate, SAMPLE_RATE) ** 2 > _LARGEST_FILTER:
+    played, wanted = rate * speed_percent, SAMPLE_RATE * 100
+    if played != wanted:
+        if rate < _LOWEST_RATE or played * wanted // math.gcd(played, wanted) ** 2 > _LARGEST_FILTER:
             raise TkdError(f"{path}: is at {rate} Hz, with no simple ratio to {SAMPLE_RATE} Hz. Resample or remove it.")
         exact = torch.from_numpy(waveform.astype(np.float64))
-        waveform = torchaudio.functional.resample(exact, rate, SAMPLE_RATE).numpy().astype(np.float32)
+        waveform = torchaudio.functional.resample(exact, played, wanted).numpy().astype(np.float32)
     return waveform
 
 
@@ -80,6 +93,16 @@ def noise_crop(path: Path, offset: int, n_samples: int) -> np.ndarray:
     return noise[np.arange(offset, offset + n_samples) % len(noise)]
 
 
+def read_speech(root: Path, clip: Clip) -> np.ndarray:
+    """Returns what is heard of the clip's recording, float32 (n_samples,) at SAMPLE_RATE.
+
+    Args:
+        root: The dataset's audio_root.
+        clip: Its row; with a speech_file.
+    """
+    return read_audio(root / clip.speech_file, clip.speech_start, clip.speech_stop, clip.speed_percent)
+
+
 def render_clip(root: Path, clip: Clip) -> np.ndarray:
     """Returns the clip's PCM, int16 (n_samples,): what the teacher hears and the students' features are made of.
 
@@ -88,7 +111,7 @@ def render_clip(root: Path, clip: Clip) -> np.ndarray:
     """
     mixed = np.zeros(clip.n_samples, np.float32)
     if clip.speech_file is not None:
-        speech = read_audio(root / clip.speech_file)
+        speech = read_speech(root, clip)
         first, last = max(0, -clip.speech_offset), min(len(speech), clip.n_samples - clip.speech_offset)
         if first < last:
             mixed[clip.speech_offset + first : clip.speech_offset + last] = speech[first:last] * np.float32(

@@ -37,6 +37,10 @@ _SCHEMA = pa.schema(
         pa.field("n_samples", pa.int64(), nullable=False),
         pa.field("event_start", pa.int64(), nullable=False),
         pa.field("event_stop", pa.int64(), nullable=False),
+        pa.field("speech_start", pa.int64(), nullable=False),
+        pa.field("speech_stop", pa.int64()),
+        pa.field("speed_percent", pa.int32(), nullable=False),
+        pa.field("view", pa.uint8(), nullable=False),
     ]
 )
 
@@ -59,6 +63,10 @@ class Clip:
     event_start: int = -1  # -1: unknown, or no event
     event_stop: int = -1
     speaker: str | None = None
+    speech_start: int = 0  # of the recording this part is heard, in samples at its own rate
+    speech_stop: int | None = None  # the sample after it; None: to the recording's end
+    speed_percent: int = 100  # how fast the recording is played; its pitch follows
+    view: int = 0  # 0: the clip itself; 1, 2, ...: another rendering of it, to train on
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,8 @@ def _check(root: Path, info: DatasetInfo, clips: Iterable[Clip]) -> None:
             faults.append(f"{clip.clip_id} has {len(clip.labels)} labels, a single_label clip has one")
         if clip.n_samples < 1:
             faults.append(f"{clip.clip_id} has {clip.n_samples} samples")
+        if clip.speech_stop is not None and not 0 <= clip.speech_start < clip.speech_stop:
+            faults.append(f"{clip.clip_id} is samples {clip.speech_start} to {clip.speech_stop} of its recording")
         seen.add(clip.clip_id)
     if not seen:
         faults.append("no clips")

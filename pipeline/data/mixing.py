@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.audio import noise_crop, noise_length, read_audio
+from pipeline.data.audio import noise_crop, noise_length, read_speech
 from pipeline.data.manifest import Clip
 
 NOISE_DBFS = (-45.0, -25.0)  # RMS of the noise crop, relative to full scale
@@ -38,7 +38,7 @@ def mix(clip: Clip, root: Path, noise_files: list[str], recipe: MixRecipe, rng: 
     mixed = noise * noise_gain
     placed = {}
     if clip.speech_file is not None:
-        speech = read_audio(root / clip.speech_file)
+        speech = read_speech(root, clip)
         offset = int(position * max(0, recipe.n_samples - len(speech)))
         heard = speech[: recipe.n_samples]
         gain = 10 ** ((noise_dbfs + snr_db) / 20) / max(_rms(heard), 1e-6)

@@ -1,0 +1,66 @@
+"""The two tasks: one label a clip (cross-entropy, accuracy) or any number of them (binary cross-entropy, macro mAP)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+METRICS = {"single_label": "accuracy", "multi_label": "mAP"}
+
+
+def label_tensor(task: str, labels: Sequence[Sequence[int]], n_classes: int) -> Tensor:
+    """Returns the labels of clips as a loss takes them: (n,) int64, or (n, n_classes) float32 of 0 and 1.
+
+    Args:
+        task: single_label or multi_label.
+        labels: Class indices, clip by clip; exactly one each for single_label.
+        n_classes: Classes of the task.
+    """
+    if task == "single_label":
+        return torch.tensor([label for (label,) in labels])
+    hot = torch.zeros(len(labels), n_classes)
+    for row, indices in enumerate(labels):
+        hot[row, list(indices)] = 1
+    return hot
+
+
+def task_loss(task: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the mean loss of a batch, float32 (): cross-entropy, or binary cross-entropy also averaged over classes.
+
+    Args:
+        task: single_label or multi_label.
+        logits: (batch, n_classes), before softmax or sigmoid.
+        labels: As `label_tensor` returns them.
+    """
+    if task == "single_label":
+        return nn.functional.cross_entropy(logits.float(), labels)
+    return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+
+
+def task_score(task: str, logits: Tensor, labels: Tensor) -> float:
+    """Returns the task's metric (`METRICS`) over all clips of a split, 0 to 1; shapes as in `task_loss`."""
+    if task == "single_label":
+        return float((logits.argmax(dim=1) == labels).double().mean())
+    return mean_average_precision(logits, labels)
+
+
+def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Returns the mean over classes of the average precision, 0 to 1 (macro mAP); NaN if no class has a clip.
+
+    A class's average precision is the sum over its thresholds of (R_n - R_{n-1}) P_n, without interpolation, as
+    scikit-learn's; clips of equal score share a threshold. Classes that no clip has are left out.
+
+    Args:
+        scores: (n, n_classes), higher for likelier.
+        labels: (n, n_classes), 1 where the clip has the class.
+    """
+    precisions = []
+    for score, label in zip(scores.T.cpu(), labels.T.cpu().double(), strict=True):
+        if label.sum() > 0:
+            order = score.argsort(descending=True, stable=True)
+            hits = label[order].cumsum(0)  # (n,)
+            last = torch.cat([score[order].diff() != 0, torch.tensor([True])])  # of its threshold
+            hits, n_taken = hits[last], torch.arange(1, len(score) + 1)[last]
+            recall = torch.cat([torch.zeros(1), hits / label.sum()])
+            precisions.append((recall.diff() * hits / n_taken).sum())
+    return float(torch.stack(precisions).mean()) if precisions else float("nan")
