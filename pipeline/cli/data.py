@@ -1,14 +1,56 @@
 """`tkd data`."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from pipeline.cli.options import ChoiceWithHint, checked
 
-DATASETS = ("mini", "synth", "folder")
+if TYPE_CHECKING:
+    from pipeline.data.manifest import Manifest
+
+
+def _mini(out: Path, force: bool) -> "Manifest":
+    from pipeline.data.synth import MINI
+
+    return _make_synth(out, MINI, force)
+
+
+def _synth(out: Path, force: bool, words, clips, length, snr, seed) -> "Manifest":
+    from pipeline.data.synth import SynthConfig
+
+    split_words = None if words is None else tuple(word.strip() for word in words.split(","))
+    chosen = {"words": split_words, "clips": clips, "length_seconds": length, "snr_db": snr, "seed": seed}
+    return _make_synth(out, checked(SynthConfig, **_given(chosen)), force)
+
+
+def _make_synth(out: Path, config, force: bool) -> "Manifest":
+    from pipeline.data.prepare import prepare
+    from pipeline.data.synth import make_synth
+
+    return prepare(out, config.recipe(), lambda work: make_synth(work, config, os.cpu_count() or 1), force)
+
+
+def _folder(out: Path, force: bool, root, length, seed, strict) -> "Manifest":
+    from pipeline.data.folder import FolderConfig, read_folder
+    from pipeline.data.prepare import prepare
+
+    if root is None:
+        raise click.UsageError("folder needs --root DIR: where the recordings are, one folder per label.")
+    config = checked(FolderConfig, root=str(root), length_seconds=length, seed=seed, strict=strict)
+    return prepare(out, config.recipe(), lambda _work: read_folder(config), force)
+
+
+# What makes each dataset, and the options it takes beside --out and --force.
+DATASETS: dict[str, tuple[Callable[..., "Manifest"], tuple[str, ...]]] = {
+    "mini": (_mini, ()),
+    "synth": (_synth, ("words", "clips", "length", "snr", "seed")),
+    "folder": (_folder, ("root", "length", "seed", "strict")),
+}
 
 
 @click.group()
@@ -30,7 +72,7 @@ def data() -> None:
 @click.option("--strict", is_flag=True, help="folder: stop if a recording cannot be used, instead of leaving it out.")
 @click.option("--force", is_flag=True, help="Make it again, from nothing.")
 @click.pass_context
-def prepare_command(context, name, out, root, words, clips, length, snr, seed, strict, force) -> None:
+def prepare_command(context, name, out, force, **options) -> None:
     """Make the dataset NAME: mini (the built-in recipe), synth (your words, spoken and mixed into noise), or folder
     (your own recordings).
 
@@ -40,35 +82,24 @@ def prepare_command(context, name, out, root, words, clips, length, snr, seed, s
       tkd data prepare synth --words "hey lamp,lights out" --length 2 --out data/lamp
       tkd data prepare folder --root recordings --out data/mine
     """
-    from pipeline.data.prepare import prepare
-
-    allowed = {
-        "mini": (),
-        "synth": ("words", "clips", "length", "snr", "seed"),
-        "folder": ("root", "length", "seed", "strict"),
-    }
-    for option in ("root", "words", "clips", "length", "snr", "seed", "strict"):
+    make, taken = DATASETS[name]
+    for option in options:
         given = context.get_parameter_source(option) is not ParameterSource.DEFAULT
-        if given and option not in allowed[name]:
-            raise click.UsageError(f"--{option} does not go with {name}, which takes {_options(allowed[name])}.")
-    if name == "folder":
-        from pipeline.data.folder import FolderConfig, read_folder
-
-        if root is None:
-            raise click.UsageError("folder needs --root DIR: where the recordings are, one folder per label.")
-        config = checked(FolderConfig, root=str(root), length_seconds=length, seed=seed, strict=strict)
-        manifest = prepare(out, config.recipe(), lambda _work: read_folder(config), force)
-    else:
-        from pipeline.data.synth import MINI, SynthConfig, make_synth
-
-        split_words = None if words is None else tuple(word.strip() for word in words.split(","))
-        chosen = {"words": split_words, "clips": clips, "length_seconds": length, "snr_db": snr, "seed": seed}
-        chosen = {setting: value for setting, value in chosen.items() if value is not None}
-        config = MINI if name == "mini" else checked(SynthConfig, **chosen)
-        manifest = prepare(out, config.recipe(), lambda work: make_synth(work, config, os.cpu_count() or 1), force)
+        if given and option not in taken:
+            raise click.UsageError(f"{_flag(option)} does not go with {name}, which takes {_flags(taken)}.")
+    manifest = make(out, force, **{option: options[option] for option in taken})
     counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "validation", "test"))
     click.echo(f"{out}: {manifest.info.name}, {len(manifest.info.labels)} labels, {counts} clips")
 
 
-def _options(names: tuple[str, ...]) -> str:
-    return ", ".join(f"--{name}" for name in names) or "no such options (it is a fixed recipe; use synth to choose)"
+def _given(chosen: dict) -> dict:
+    """Returns the settings given; the others have their defaults in the config."""
+    return {setting: value for setting, value in chosen.items() if value is not None}
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
+def _flags(taken: tuple[str, ...]) -> str:
+    return ", ".join(map(_flag, taken)) or "no such options (it is a fixed recipe; use synth to choose)"
