@@ -39,7 +39,7 @@ def test_own_recordings_become_a_student(tmp_path):
     assert metrics["attention_in_event"] is None
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert config["labels"] == ["hoch", "tiefer Ton"]
-    assert json.loads(run("evaluate", out, "--json"))["accuracy"] == metrics["test"]
+    assert json.loads(run("evaluate", out, "--json"))["value"] == metrics["test"]
     assert "unknown" in run("report", out)
     assert (out / "attention.png").exists()
     assert str(tmp_path) not in (cache / "zarr.json").read_text(encoding="utf-8")

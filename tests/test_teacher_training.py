@@ -68,8 +68,8 @@ def test_training_writes_a_teacher_that_transformers_opens(tiny_data, config, tm
     encoder = AutoModel.from_pretrained(tmp_path / "t").eval()
     assert torch.equal(encoder(inputs).last_hidden_state, teacher.encoder(inputs).last_hidden_state)
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "t").do_normalize
-    assert evaluate_teacher(teacher, tiny_data, "test").accuracy == pytest.approx(info.test, abs=1e-4)
-    assert evaluate_teacher(teacher, tiny_data, "validation").accuracy == pytest.approx(info.validation, abs=1e-4)
+    assert evaluate_teacher(teacher, tiny_data, "test").value == pytest.approx(info.test, abs=1e-4)
+    assert evaluate_teacher(teacher, tiny_data, "validation").value == pytest.approx(info.validation, abs=1e-4)
 
 
 def test_a_pretrained_base_with_mean_readout_saved_as_float16(tiny_data, config, tmp_path):
@@ -297,7 +297,7 @@ def test_evaluate_prints_scores(tiny_data, tmp_path):
     scores = evaluate_teacher(load_teacher(str(folder))[0], tiny_data, "validation")
     arguments = ("teacher", "evaluate", "--data", tiny_data.root, "--teacher", folder, "--split", "validation")
     assert command(*arguments).stdout == (
-        f"validation, 24 clips: accuracy {scores.accuracy:.4f}; attention in event {scores.attention_in_event:.3f} "
+        f"validation, 24 clips: accuracy {scores.value:.4f}; attention in event {scores.attention_in_event:.3f} "
         f"(uniform attention: {scores.uniform_attention_in_event:.3f})\n"
     )
     assert json.loads(command(*arguments, "--json").stdout) == dataclasses.asdict(scores)
@@ -321,7 +321,7 @@ def test_scores_without_known_events_are_valid_json_and_no_warning(tiny_data, tm
     printed = command("teacher", "evaluate", "--data", root, "--json").stdout
     scores = json.loads(printed, parse_constant=pytest.fail)
     assert scores["attention_in_event"] is None and scores["uniform_attention_in_event"] is None
-    assert command("teacher", "evaluate", "--data", root).stdout.endswith(f"accuracy {scores['accuracy']:.4f}\n")
+    assert command("teacher", "evaluate", "--data", root).stdout.endswith(f"accuracy {scores['value']:.4f}\n")
     assert not [warning for warning in recwarn if "empty" in str(warning.message)]
 
 

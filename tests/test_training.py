@@ -78,7 +78,7 @@ def test_without_kd_a_student_trains_as_if_there_were_no_query(cache, runs, tmp_
             nn.utils.clip_grad_norm_(student.parameters(), config.max_grad_norm)
             optimizer.param_groups[0]["lr"] = learning_rate(config, epoch * n_steps + step, n_steps)
             optimizer.step()
-        accuracy = score(student, torch.zeros(72), validation, cache.metadata).accuracy
+        accuracy = score(student, torch.zeros(72), validation, cache.metadata).value
         if accuracy > best:
             best, kept = accuracy, {key: value.clone() for key, value in student.state_dict().items()}
     saved = load_file(runs / "kd0.0" / "model.safetensors")
@@ -92,7 +92,7 @@ def test_metrics_say_what_a_reader_needs(runs, cache):
     assert metrics["n_params"] == 366_894
     run = read_run(runs / "kd0.25")
     again = score(run.student, run.query, load_splits(cache)["test"], cache.metadata)
-    assert again.accuracy == metrics["test"]
+    assert again.value == metrics["test"]
     assert again.attention_in_event == pytest.approx(metrics["attention_in_event"])
 
 
@@ -103,7 +103,7 @@ def test_a_run_in_bfloat16_is_scored_in_float32(cache, tmp_path):
         metrics = train(cache, TrainConfig(student="crnn", epochs=1, bfloat16=bfloat16), out)
         run = read_run(out)
         again = score(run.student, run.query, load_splits(cache)["test"], cache.metadata)
-        assert again.accuracy == metrics["test"]
+        assert again.value == metrics["test"]
         assert again.attention_in_event == pytest.approx(metrics["attention_in_event"], abs=1e-7)
 
 

@@ -156,7 +156,7 @@ def trainer(cache: Cache, name: str = "tc_resnet") -> Callable[[Iterable[Clips]]
     def train(batches: Iterable[Clips]) -> None:
         for batch in batches:
             output = student(batch.features.float(), batch.lengths)
-            loss = combined_loss(*loss_terms(output, query, batch, source, target, 0.25), 0.25)
+            loss = combined_loss(*loss_terms("single_label", output, query, batch, source, target, 0.25), 0.25)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

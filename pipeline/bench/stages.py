@@ -60,7 +60,7 @@ def stage_two(name: str, teacher: Teacher, batch_size: int = 64, seconds: int = 
     def step(kd_weight: float) -> None:
         output = student(clips.features, clips.lengths)
         if kd_weight:
-            terms = loss_terms(output, query, clips, source, target, kd_weight)
+            terms = loss_terms("single_label", output, query, clips, source, target, kd_weight)
             loss = combined_loss(*terms, kd_weight)
         else:
             loss = nn.functional.cross_entropy(output.logits, clips.labels)

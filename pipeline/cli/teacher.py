@@ -75,7 +75,7 @@ def train_command(data, out, force, **settings) -> None:
 @click.option("--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate_command(name, data, split, as_json) -> None:
-    """Score a teacher: accuracy, and the share of its attention inside the events.
+    """Score a teacher: accuracy or mAP, and the share of its attention inside the events.
 
     \b
     Example:
@@ -91,7 +91,7 @@ def evaluate_command(name, data, split, as_json) -> None:
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(scores)))
         return
-    line = f"{split}, {scores.n_clips} clips: accuracy {scores.accuracy:.4f}"
+    line = f"{split}, {scores.n_clips} clips: {scores.metric} {scores.value:.4f}"
     if scores.attention_in_event is not None:
         line += f"; attention in event {scores.attention_in_event:.3f} "
         line += f"(uniform attention: {scores.uniform_attention_in_event:.3f})"

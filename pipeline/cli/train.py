@@ -64,6 +64,6 @@ def train_command(cache_path, memory, out, resume, force, as_json, **settings) -
         click.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
     else:
         click.echo(
-            f"{out}: test accuracy {metrics['test']:.4f}, validation {metrics['validation']:.4f} (epoch "
+            f"{out}: test {metrics['metric']} {metrics['test']:.4f}, validation {metrics['validation']:.4f} (epoch "
             f"{metrics['best_epoch']}), {metrics['n_params']:,} parameters, {metrics['seconds']:.0f} s"
         )

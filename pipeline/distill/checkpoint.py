@@ -20,7 +20,7 @@ class Progression:
     """How far a training is."""
 
     epoch: int = 0  # finished
-    best: float = -1.0  # validation accuracy
+    best: float = -1.0  # of the metric, on the validation split
     best_epoch: int = 0
     seconds: float = 0.0
 

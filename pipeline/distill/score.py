@@ -9,6 +9,7 @@ from torch import Tensor
 from pipeline.distill.data import Split
 from pipeline.distill.losses import student_attention
 from pipeline.frames import mean_share, share_in_event, student_grid, teacher_grid, without_readout
+from pipeline.tasks import METRICS, task_score
 from students import Student
 
 _BATCH_SIZE = 100
@@ -16,14 +17,15 @@ _BATCH_SIZE = 100
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one split: `accuracy`, and the share of the student's attention inside the events (None: none known)."""
+    """Of one split: the task's metric, and the share of the attention inside the events (None: none known)."""
 
-    accuracy: float
+    metric: str  # accuracy or mAP
+    value: float  # of the metric, 0 to 1
     attention_in_event: float | None
 
     def __str__(self) -> str:
         share = "" if self.attention_in_event is None else f", attention in event {self.attention_in_event:.2f}"
-        return f"accuracy {self.accuracy:.4f}{share}"
+        return f"{self.metric} {self.value:.4f}{share}"
 
 
 @torch.inference_mode()
@@ -31,25 +33,30 @@ def score(student: Student, query: Tensor, split: Split, metadata: dict[str, Any
     """Returns the scores of a student on a split, in float32."""
     training = student.training
     student.eval()
-    grid, n_right, shares = student_grid(metadata, student), 0, []
+    grid, logits, shares = student_grid(metadata, student), [], []
     for batch in split.batches(_BATCH_SIZE):
         batch = batch.to(query.device)
         out = student(batch.features.float(), batch.lengths)
-        n_right += int((out.logits.argmax(dim=1) == batch.labels).sum())
+        logits.append(out.logits.cpu())
         attention = student_attention(out.frames, query, out.lengths).exp()
         shares.append(share_in_event(attention, grid, batch.event_start, batch.event_stop))
     student.train(training)
-    return Scores(n_right / len(split), mean_share(torch.cat(shares)))
+    return _scores(split, logits, shares)
 
 
 def score_teacher(split: Split, metadata: dict[str, Any]) -> tuple[Scores, float | None]:
     """Returns the scores of the cached teacher, and the share of equal weights inside the events."""
-    readout, right, shares, uniform = metadata["teacher"].get("readout", ""), [], [], []
+    readout, logits, shares, uniform = metadata["teacher"].get("readout", ""), [], [], []
     for batch in split.batches(_BATCH_SIZE):
-        right.append(batch.teacher_logits.argmax(dim=1) == batch.labels)
+        logits.append(batch.teacher_logits)
         event = teacher_grid(metadata), batch.event_start, batch.event_stop
         shares.append(share_in_event(without_readout(batch.weights, readout), *event))
         valid = (torch.arange(batch.weights.shape[1]) < batch.weight_lengths[:, None]).float()
         uniform.append(share_in_event(without_readout(valid, readout), *event))
-    scores = Scores(float(torch.cat(right).float().mean()), mean_share(torch.cat(shares)))
-    return scores, mean_share(torch.cat(uniform))
+    return _scores(split, logits, shares), mean_share(torch.cat(uniform))
+
+
+def _scores(split: Split, logits: list[Tensor], shares: list[Tensor]) -> Scores:
+    """Returns the scores of all clips of a split, batch by batch in their order."""
+    task = split.cache.task
+    return Scores(METRICS[task], task_score(task, torch.cat(logits), split.labels), mean_share(torch.cat(shares)))

@@ -26,6 +26,7 @@ from pipeline.errors import TkdError
 from pipeline.frames import FrameGrid, align, student_grid, teacher_grid
 from pipeline.lock import only_one
 from pipeline.progress import Progress, say
+from pipeline.tasks import task_loss
 from students import STUDENTS, StudentOutput, build_student, count_parameters
 
 
@@ -39,7 +40,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains a student, writes the run directory `out` and returns its metrics; a complete run resumed is returned.
 
-    The best epoch by validation accuracy is kept; the test split is scored once, at the end.
+    The best epoch by the task's metric on the validation split is kept; the test split is scored once, at the end.
 
     Args:
         cache: A finished cache.
@@ -91,7 +92,7 @@ def _train(cache: Cache, splits: dict[str, Split], config: TrainConfig, out: Pat
                 # Not the Accelerator's mixed precision: that would also wrap the student that is scored.
                 with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bfloat16):
                     output = student(batch.features.float(), batch.lengths)
-                task, temporal = loss_terms(output, query, batch, source, target, config.kd_weight)
+                task, temporal = loss_terms(cache.task, output, query, batch, source, target, config.kd_weight)
                 # Without KD the query learns from detached frames: it only shows where the student could look.
                 loss = combined_loss(task, temporal, config.kd_weight) if config.kd_weight else task + temporal
                 if not torch.isfinite(loss):
@@ -116,11 +117,11 @@ def _train(cache: Cache, splits: dict[str, Split], config: TrainConfig, out: Pat
             )
             board.add_scalar("train/task_loss", task, epoch + 1)
             board.add_scalar("train/temporal_kd_loss", temporal, epoch + 1)
-            board.add_scalar("validation/accuracy", scores.accuracy, epoch + 1)
+            board.add_scalar(f"validation/{scores.metric}", scores.value, epoch + 1)
             if scores.attention_in_event is not None:
                 board.add_scalar("validation/attention_in_event", scores.attention_in_event, epoch + 1)
-            if scores.accuracy > progression.best:
-                progression = dataclasses.replace(progression, best=scores.accuracy, best_epoch=epoch + 1)
+            if scores.value > progression.best:
+                progression = dataclasses.replace(progression, best=scores.value, best_epoch=epoch + 1)
                 save_best(out, bare, query)
             progression = dataclasses.replace(progression, epoch=epoch + 1, seconds=time.monotonic() - started)
             save_checkpoint(out, bare, query, optimizer, progression)
@@ -161,6 +162,7 @@ def describe(cache: Cache) -> dict[str, Any]:
 
 
 def loss_terms(
+    task: str,
     output: StudentOutput,
     query: Tensor,
     batch: Clips,
@@ -168,14 +170,14 @@ def loss_terms(
     target: FrameGrid,
     kd_weight: float,
 ) -> tuple[Tensor, Tensor]:
-    """Returns the task loss (cross-entropy) and the temporal KD loss of a batch, two float32 scalars.
+    """Returns the loss of the task (single_label or multi_label) and the temporal KD loss of a batch, float32 scalars.
 
     At kd_weight 0 no gradient of the second reaches the student.
     """
-    task = nn.functional.cross_entropy(output.logits.float(), batch.labels)
     frames = output.frames.float() if kd_weight else output.frames.float().detach()
     teacher = align(batch.weights, batch.weight_lengths, source, target, output.lengths, frames.shape[1])
-    return task, temporal_kd_loss(student_attention(frames, query, output.lengths), teacher)
+    temporal = temporal_kd_loss(student_attention(frames, query, output.lengths), teacher)
+    return task_loss(task, output.logits, batch.labels), temporal
 
 
 def learning_rate(config: TrainConfig, step: int, warmup: int) -> float:
@@ -198,9 +200,9 @@ def _finish(cache, config, out, student, query, test: Split, progression: Progre
         "kd_weight": config.kd_weight,
         "logit_kd": 0.0,
         "seed": config.seed,
-        "metric": "accuracy",
+        "metric": scores.metric,
         "validation": progression.best,
-        "test": scores.accuracy,
+        "test": scores.value,
         "n_params": count_parameters(student),
         "epochs": config.epochs,
         "best_epoch": progression.best_epoch,
@@ -209,7 +211,7 @@ def _finish(cache, config, out, student, query, test: Split, progression: Progre
         "teacher": {
             "name": cache.metadata["teacher"]["name"],
             "n_params": cache.metadata["teacher"].get("n_parameters"),
-            "test": teacher.accuracy,
+            "test": teacher.value,
             "attention_in_event": teacher.attention_in_event,
             "imported": "transformers" in sys.modules,
         },

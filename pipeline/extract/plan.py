@@ -13,6 +13,7 @@ from cache_schema import Layout, differences
 from pipeline.data.manifest import SPLITS, Manifest
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.features import LogMel, LogMelConfig
+from pipeline.tasks import label_tensor
 from pipeline.teacher.model import Teacher, TeacherInfo, load_teacher, require_labels, require_lengths
 
 # What a cache is known by; by which versions of software it was made is written down, too, and does not count.
@@ -91,11 +92,13 @@ def _layout(manifest: Manifest, teacher: Teacher, features: LogMelConfig, config
 
 
 def _rows(manifest: Manifest, teacher: Teacher, features: LogMelConfig) -> dict[str, np.ndarray]:
-    clips = manifest.clips
+    clips, info = manifest.clips, manifest.info
+    labels = label_tensor(info.task, [clip.labels for clip in clips], len(info.labels)).numpy()
+    single = info.task == "single_label"
     return {
         "clip_id": np.array([clip.clip_id for clip in clips], np.dtypes.StringDType()),
         "split": np.array([SPLITS.index(clip.split) for clip in clips], np.uint8),
-        "label": np.array([clip.labels[0] for clip in clips], np.int32),
+        **({"label": labels.astype(np.int32)} if single else {"labels": labels.astype(np.uint8)}),
         "n_frames": np.array([teacher.n_frames(clip.n_samples) for clip in clips], np.int32),
         "n_feature_frames": np.array([features.n_frames(clip.n_samples) for clip in clips], np.int32),
         "event_start": np.array([clip.event_start for clip in clips], np.int64),

@@ -1,6 +1,7 @@
 """Where teacher and students look, over the spectrogram: figure 2 of arXiv 2110.14131, for clips of a cache."""
 
 from pathlib import Path
+from textwrap import shorten
 
 import matplotlib
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from cache_schema import Cache
 from pipeline.distill.data import Clips, load_splits
@@ -21,10 +23,10 @@ _EVENT = "tab:green"
 
 
 def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
-    """Draws `file` (PNG): for each of three test clips its spectrogram, the keyword, and everyone's frame weights.
+    """Draws `file` (PNG): for each of three test clips its spectrogram, the event, and everyone's frame weights.
 
-    The clips are the first test clip of each of the last three labels (that have events, where any are known): a rule,
-    not a choice.
+    The clips are the first test clip of each of the last three labels (that have events, where any are known; another
+    clip for each label, where it has another): a rule, not a choice.
 
     Args:
         cache: The cache the runs were trained from.
@@ -32,10 +34,8 @@ def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
         file: Where to.
     """
     test = load_splits(cache, names=("test",))["test"]
-    known = test.event_start >= 0
-    if not known.any():
-        known = ~known
-    rows = [int(((test.labels == label) & known).nonzero()[0]) for label in test.labels[known].unique()[-_N_CLIPS:]]
+    has = test.labels.bool() if cache.task == "multi_label" else one_hot(test.labels).bool()  # (n, n_classes)
+    rows = _rows(has, test.event_start >= 0)
     figure, axes = plt.subplots(
         2, len(rows), figsize=(4.5 * len(rows), 5), sharex="col", squeeze=False, layout="constrained"
     )
@@ -44,7 +44,8 @@ def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
         clip = test.take([row])
         top, bottom = axes[:, column]
         _spectrogram(top, clip, cache.metadata["features"])
-        top.set_title(f"“{cache.labels[int(clip.labels)]}”  ({clip.clip_id[0]})", fontsize=9)
+        said = ", ".join(f"“{cache.labels[label]}”" for label in has[row].nonzero()[:, 0])
+        top.set_title(f"{shorten(said, 60)}  ({clip.clip_id[0]})", fontsize=9, parse_math=False)
         teacher = clip.weights[:, : int(clip.weight_lengths)]
         _line(bottom, teacher / teacher.sum(), source, rate, label="teacher (cached)", color="black", linestyle="--")
         for run in runs:
@@ -62,10 +63,26 @@ def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
     axes[0, 0].set_ylabel("mel band")
     axes[1, 0].set_ylabel("weight per second (1/s)")
     handles, names = axes[1, 0].get_legend_handles_labels()
-    figure.legend([*handles, plt.Rectangle((0, 0), 1, 1, facecolor=_EVENT, alpha=0.3)], [*names, "keyword"],
+    figure.legend([*handles, plt.Rectangle((0, 0), 1, 1, facecolor=_EVENT, alpha=0.3)], [*names, "event"],
                   loc="outside lower center", ncols=len(names) + 1)  # fmt: skip
     figure.savefig(file, dpi=120)
     plt.close(figure)
+
+
+def _rows(has: Tensor, known: Tensor) -> list[int]:
+    """Returns the clips to draw, in the order of their labels.
+
+    Args:
+        has: (n, n_classes) bool, whether the clip has the label.
+        known: (n,) bool, whether its event is known.
+    """
+    if (has & known[:, None]).any():
+        has = has & known[:, None]
+    rows: list[int] = []
+    for label in has.any(dim=0).nonzero()[-_N_CLIPS:, 0]:
+        clips = has[:, label].nonzero()[:, 0].tolist()
+        rows.append(next((clip for clip in clips if clip not in rows), clips[0]))
+    return list(dict.fromkeys(rows))
 
 
 @torch.inference_mode()

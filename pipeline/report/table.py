@@ -6,8 +6,6 @@ from typing import Any
 from pipeline.distill.run import Run
 from pipeline.errors import TkdError
 
-_HEAD = ("model", "kd_weight", "seed", "test accuracy", "attention in event", "parameters", "training")
-
 
 def find_runs(paths: list[Path]) -> list[Path]:
     """Returns the complete runs among `paths` and in the folders below them, sorted by name.
@@ -23,10 +21,12 @@ def find_runs(paths: list[Path]) -> list[Path]:
 
 def table(runs: list[Run]) -> str:
     """Returns a Markdown table of runs of one cache: its teacher, then the runs by student, kd_weight and seed."""
-    rows = [_HEAD, tuple("-" * len(name) for name in _HEAD), _teacher_row(runs[0].metrics)]
+    metric = runs[0].metrics["metric"]  # one cache, one task
+    head = ("model", "kd_weight", "seed", f"test {metric}", "attention in event", "parameters", "training")
+    rows = [head, tuple("-" * len(name) for name in head), _teacher_row(runs[0].metrics)]
     key = ("student", "kd_weight", "seed")
     rows += [_run_row(run.metrics) for run in sorted(runs, key=lambda run: [run.metrics[name] for name in key])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
@@ -40,10 +40,12 @@ def footnotes(runs: list[Run]) -> str:
         "some of them imported the teacher's code" if any(r.metrics["teacher"]["imported"] for r in runs) else "never"
     )
     lines = [f"Dataset {metrics['dataset']}, cache {metrics['cache_id'][:12]}."]
+    if metrics["metric"] == "mAP":
+        lines[0] += " mAP: the mean over the classes that the test split has (macro)."
     if metrics["uniform_attention_in_event"] is not None:
         lines[0] += (
-            " Attention in event: share of the weight on frames inside the keyword, the teacher's without its first "
-            f"frame; equal weights would give {metrics['uniform_attention_in_event']:.2f}. At kd_weight 0 the "
+            " Attention in event: share of the weight on frames inside the labelled sound, the teacher's without its "
+            f"first frame; equal weights would give {metrics['uniform_attention_in_event']:.2f}. At kd_weight 0 the "
             "student's attention is read by a query trained on its frozen frames."
         )
     return "\n".join([*lines, f"Times the teacher ran while the students trained: {often}."])

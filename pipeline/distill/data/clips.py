@@ -15,7 +15,7 @@ class Clips:
     clip_id: np.ndarray
     features: Tensor  # (n, n_mels, T_feature) float16
     lengths: Tensor  # (n,) int64, valid feature frames
-    labels: Tensor  # (n,) int64
+    labels: Tensor  # (n,) int64, or where clips have several (n, n_classes) uint8 of 0 and 1
     weights: Tensor  # (n, T_teacher) float32: the rollout
     weight_lengths: Tensor  # (n,) int64, valid teacher frames
     event_start: Tensor  # (n,) int64 samples, -1 unknown

@@ -20,7 +20,7 @@ from pipeline.frames import without_readout
 _BUFFERS = 2  # one in use, one being filled
 _COPIES = 3  # of a partition, while it is read: compressed, decoded, verified
 _READERS = 2  # the next training epoch is read ahead while another split is scored
-_ROW_BYTES = 128  # of a clip: its name, label, lengths and event, always in memory
+_ROW_BYTES = 128  # of a clip: its name, label, lengths and event, always in memory; several labels come on top
 
 
 class Split:
@@ -33,7 +33,7 @@ class Split:
     Attributes:
         clip_id: (n,) strings.
         lengths: (n,) int64, valid feature frames.
-        labels: (n,) int64.
+        labels: (n,) int64, or where clips have several (n, n_classes) uint8 of 0 and 1.
         event_start: (n,) int64 samples, -1 unknown.
         resident: see above.
     """
@@ -48,10 +48,16 @@ class Split:
         self._pieces = pieces_of(cache.layout, range(int(rows[0]), int(rows[-1]) + 1))
         self._readout = cache.metadata["teacher"].get("readout", "") if drop_first else ""
         self.clip_id = self._column("clip_id")
-        self.lengths, self.labels, self._weight_lengths, self.event_start, self._event_stop = (
+        self.lengths, self._weight_lengths, self.event_start, self._event_stop = (
             torch.from_numpy(self._column(column)).long()
-            for column in ("n_feature_frames", "label", "n_frames", "event_start", "event_stop")
+            for column in ("n_feature_frames", "n_frames", "event_start", "event_stop")
         )
+        if cache.task == "single_label":
+            self.labels = torch.from_numpy(self._column("label")).long()
+        else:
+            self.labels = torch.from_numpy(self._column("labels"))
+            if not self.labels.any():
+                raise TkdError(f"{cache.path}: no {name} clip has a label. Training needs some in every split.")
         self._whole: dict[str, np.ndarray] | None = None
         self._present: set[Piece] = set()  # of the whole
 
@@ -190,12 +196,10 @@ def load_splits(
         pool: Partitions shuffled together; another number gives another order.
 
     Raises:
-        TkdError: the cache has no features, an empty split, or a task this version does not train on; or too little
-            memory even to read it piece by piece.
+        TkdError: the cache has no features, or a split without clips or without labels; or too little memory even to
+            read it piece by piece.
         CacheError: the small columns are missing or damaged.
     """
-    if cache.task != "single_label":
-        raise TkdError(f"{cache.path}: task {cache.task}; students are trained on single_label caches.")
     if not cache.layout.with_features:
         raise TkdError(
             f"{cache.path}: holds no features. Make them from your copy of the recordings with tkd cache attach."
@@ -227,7 +231,8 @@ def _needed(splits: dict[str, Split], resident: Sequence[str]) -> int:
     streams = {name: 0 if name in resident else size for name, size in streams.items()}
     training = streams.pop("train", 0)  # is read ahead while another split is scored
     reading = _READERS * _COPIES * min(layout.partition_size, layout.n_clips) * _clip_bytes(layout)
-    return rows * _ROW_BYTES + reading + kept + training + max(streams.values(), default=0)
+    row_bytes = _ROW_BYTES + (layout.n_classes if layout.task == "multi_label" else 0)
+    return rows * row_bytes + reading + kept + training + max(streams.values(), default=0)
 
 
 def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
