@@ -12,9 +12,11 @@ import pytest
 import scipy.signal
 import scipy.stats
 import soundfile
+import torch
+import torchaudio
 
 from pipeline.data import noise
-from pipeline.data.audio import noise_crop, read_audio, render_clip
+from pipeline.data.audio import n_resampled, noise_crop, read_audio, render_clip, survey
 from pipeline.data.manifest import Clip, DatasetInfo, read_manifest, write_manifest
 from pipeline.data.mixing import NOISE_DBFS
 from pipeline.data.prepare import prepare
@@ -377,3 +379,21 @@ def test_a_recording_played_faster_is_shorter_and_higher(tmp_path):
     played = read_audio(tmp_path / "a.wav", speed_percent=110)
     assert len(played) == math.ceil(16000 / 1.1)
     assert np.abs(np.fft.rfft(played, 16000)).argmax() == 1100
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000, 12345])
+def test_a_survey_tells_the_length_that_reading_gives(tmp_path, rate):
+    rng = np.random.default_rng(rate)
+    for n_frames in (1, 2, 160, 441, *rng.integers(1, 99999, 5)):
+        stereo = rng.uniform(-0.5, 0.5, (int(n_frames), 2)).astype(np.float32)
+        soundfile.write(tmp_path / "a.wav", stereo, rate, subtype="FLOAT")
+        seen = survey(tmp_path / "a.wav")
+        assert (seen.n_frames, seen.sample_rate) == (n_frames, rate)
+        assert seen.n_samples == len(read_audio(tmp_path / "a.wav"))
+        assert seen.peak == np.abs(stereo.mean(axis=1)).max()
+
+
+def test_the_length_of_a_long_recording_is_rounded_as_the_resampler_does():
+    for n_frames in (26_460_001, 30_000_001):
+        silence = torch.zeros(n_frames)
+        assert n_resampled(n_frames, 44100) == len(torchaudio.functional.resample(silence, 44100, 16000))

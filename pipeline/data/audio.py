@@ -1,8 +1,11 @@
 """Recordings in, clips out: decoding, and rendering one manifest row to samples."""
 
+import contextlib
 import functools
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from pipeline.errors import TkdError
 _CUT_CHUNK = re.compile(r"^\s*(?:data|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _STREAMED = 0x7F000000
 
+_BLOCK = 1 << 20  # samples of each channel
 _LOWEST_RATE = 1000  # Hz
 _LARGEST_FILTER = 50_000_000  # coefficients: 16,001 Hz to 16,000 Hz would take 256 million, and 10 s a file
 
@@ -39,33 +43,92 @@ def read_audio(path: Path, start: int = 0, stop: int | None = None, speed_percen
             read as far as it goes), empty, at a rate without a simple ratio to SAMPLE_RATE, holds NaN or infinite
             samples, or ends before `stop`.
     """
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate, log = file.samplerate, file.extra_info
-            last = file.frames if stop is None else stop
-            if (start, stop) != (0, None):
-                if not 0 <= start < last <= file.frames:
-                    raise TkdError(f"{path}: has {file.frames} samples, {start} to {last} are not among them.")
-                file.seek(start)
-            n_stated = last - start
-            samples = file.read(n_stated, dtype="float32", always_2d=True)  # (n_samples, n_channels)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: .raw says neither rate nor channels
-        raise TkdError(f"{path}: cannot be read as audio ({error}). Replace or remove it.") from error
-    cut = _CUT_CHUNK.search(log)
-    if (cut and int(cut[2]) < int(cut[1]) < _STREAMED) or len(samples) < 0.9 * n_stated:
-        raise TkdError(f"{path}: cut off, the file is shorter than its header says. Replace or remove it.")
-    if len(samples) == 0:
-        raise TkdError(f"{path}: has no samples. Replace or remove it.")
+    with _opened(path) as file:
+        rate, last = file.samplerate, file.frames if stop is None else stop
+        if (start, stop) != (0, None):
+            if not 0 <= start < last <= file.frames:
+                raise TkdError(f"{path}: has {file.frames} samples, {start} to {last} are not among them.")
+            file.seek(start)
+        samples = file.read(last - start, dtype="float32", always_2d=True)  # (n_samples, n_channels)
+        _check_whole(path, file, len(samples), last - start)
     waveform = samples.mean(axis=1)  # (n_samples,)
     if not np.isfinite(waveform).all():
         raise TkdError(f"{path}: has NaN or infinite samples. Replace or remove it.")
+    return _resampled(path, waveform, rate, speed_percent)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one reading of a recording tells."""
+
+    n_frames: int  # samples of one channel, at its own rate
+    sample_rate: int  # Hz
+    peak: float  # of its mono samples; full scale is 1
+
+    @property
+    def n_samples(self) -> int:
+        """Its length as `read_audio` returns it, at SAMPLE_RATE."""
+        return n_resampled(self.n_frames, self.sample_rate)
+
+
+def survey(path: Path) -> Recording:
+    """Returns what the recording is, reading all of it, in pieces: hours of audio need no more memory than seconds.
+
+    Raises:
+        TkdError: whatever `read_audio` would say of the whole recording.
+    """
+    n_frames, peak = 0, 0.0
+    with _opened(path) as file:
+        for samples in file.blocks(_BLOCK, dtype="float32", always_2d=True):
+            loudest = float(np.abs(samples.mean(axis=1)).max())
+            if not math.isfinite(loudest):
+                raise TkdError(f"{path}: has NaN or infinite samples. Replace or remove it.")
+            n_frames, peak = n_frames + len(samples), max(peak, loudest)
+        _check_whole(path, file, n_frames, file.frames)
+        rate = file.samplerate
+    _check_rate(path, rate, 100)
+    return Recording(n_frames, rate, peak)
+
+
+def n_resampled(n_frames: int, rate: int) -> int:
+    """Returns how many samples at SAMPLE_RATE `read_audio` makes of `n_frames` at `rate` Hz."""
+    if rate == SAMPLE_RATE:
+        return n_frames
+    common = math.gcd(rate, SAMPLE_RATE)
+    exact = SAMPLE_RATE // common * n_frames / (rate // common)
+    return math.ceil(np.float32(exact))  # torchaudio rounds so; it shows in recordings of ten minutes
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    try:
+        with soundfile.SoundFile(path) as file:
+            yield file
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: .raw says neither rate nor channels
+        raise TkdError(f"{path}: cannot be read as audio ({error}). Replace or remove it.") from error
+
+
+def _check_whole(path: Path, file: soundfile.SoundFile, n_read: int, n_stated: int) -> None:
+    cut = _CUT_CHUNK.search(file.extra_info)
+    if (cut and int(cut[2]) < int(cut[1]) < _STREAMED) or n_read < 0.9 * n_stated:
+        raise TkdError(f"{path}: cut off, the file is shorter than its header says. Replace or remove it.")
+    if n_read == 0:
+        raise TkdError(f"{path}: has no samples. Replace or remove it.")
+
+
+def _check_rate(path: Path, rate: int, speed_percent: int) -> None:
     played, wanted = rate * speed_percent, SAMPLE_RATE * 100
-    if played != wanted:
-        if rate < _LOWEST_RATE or played * wanted // math.gcd(played, wanted) ** 2 > _LARGEST_FILTER:
-            raise TkdError(f"{path}: is at {rate} Hz, with no simple ratio to {SAMPLE_RATE} Hz. Resample or remove it.")
-        exact = torch.from_numpy(waveform.astype(np.float64))
-        waveform = torchaudio.functional.resample(exact, played, wanted).numpy().astype(np.float32)
-    return waveform
+    if rate < _LOWEST_RATE or played * wanted // math.gcd(played, wanted) ** 2 > _LARGEST_FILTER:
+        raise TkdError(f"{path}: is at {rate} Hz, with no simple ratio to {SAMPLE_RATE} Hz. Resample or remove it.")
+
+
+def _resampled(path: Path, waveform: np.ndarray, rate: int, speed_percent: int) -> np.ndarray:
+    played, wanted = rate * speed_percent, SAMPLE_RATE * 100
+    if played == wanted:
+        return waveform
+    _check_rate(path, rate, speed_percent)
+    exact = torch.from_numpy(waveform.astype(np.float64))
+    return torchaudio.functional.resample(exact, played, wanted).numpy().astype(np.float32)
 
 
 def _noise(path: Path) -> np.ndarray:
