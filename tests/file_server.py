@@ -15,6 +15,7 @@ class Server:
         served: the paths asked for with GET, in order.
         n_bytes: bytes sent of files.
         change: called with path and content, returns what is sent instead; None closes the connection halfway.
+        refuse: called with the path, returns the status of an error to answer with, or None.
     """
 
     def __init__(self) -> None:
@@ -22,6 +23,7 @@ class Server:
         self.served: list[str] = []
         self.n_bytes = 0
         self.change: Callable[[str, bytes], bytes | None] = lambda _, content: content
+        self.refuse: Callable[[str], int | None] = lambda _: None
 
 
 @contextlib.contextmanager
@@ -46,6 +48,9 @@ def file_server(folder: Path, ranges: bool = True) -> Iterator[Server]:
             self._answer(body=True)
 
         def _answer(self, body: bool) -> None:
+            if refused := state.refuse(self.path):
+                self.send_error(refused)
+                return
             file = Path(self.translate_path(self.path))
             if not file.is_file():
                 self.send_error(404)

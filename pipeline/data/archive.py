@@ -27,6 +27,10 @@ _END = struct.Struct("<4s4H2LH")
 _END_SIGNATURE = b"PK\5\6"
 _LONGEST_COMMENT = 0xFFFF
 _PIECE = 1 << 20  # bytes
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, struct.error),
+    *(EOFError, ValueError),  # ValueError: names that are no UTF-8, offsets below zero
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def extract(archive: Path, folder: Path) -> Path:
         partial.mkdir()
         try:
             _extract_all(archive, partial)
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as error:
+        except _DAMAGED as error:
             raise TkdError(f"{archive}: damaged or not the kind of archive its name says ({error}).") from error
         except (NotImplementedError, RuntimeError) as error:  # zipfile, of compression it lacks and of passwords
             raise TkdError(f"{archive}: cannot be unpacked here ({error}). Unpack it with another tool.") from error
