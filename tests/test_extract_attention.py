@@ -6,7 +6,9 @@ import torch
 from test_teacher_model import FAMILY, SMALL, tiny_teacher, waveforms
 
 from pipeline.errors import TkdError
-from pipeline.extract.attention import first_frame, pool_attention, received_attention, rollout
+from pipeline.extract import pooling
+from pipeline.extract.attention import first_frame, pool_attention, rollout
+from pipeline.extract.pooling import Pooling
 
 
 def maps_by_transformers(teacher, inputs, mask=None):
@@ -140,27 +142,55 @@ def test_the_top_layer_comes_first_in_the_rollout():
 
 
 def test_received_attention_of_planted_maps():
-    looking = torch.zeros(1, 2, 4, 4)
-    looking[:, 0, :, 2] = 1  # head 0: everyone looks at frame 2; head 1: uniform over the three valid frames
-    looking[:, 1, :, :3] = 1 / 3
-    looking[:, :, 3] = torch.tensor([1.0, 0, 0, 0])  # a padded query, which must not count
-    valid = torch.tensor([[True, True, True, False]])
-    received = received_attention(looking, valid)
-    torch.testing.assert_close(received, torch.tensor([[[0.0, 0, 1, 0], [1 / 3, 1 / 3, 1 / 3, 0]]]))
+    """Head 0: everyone looks at frame 2; head 1: all three valid frames are alike. The fourth frame is padding."""
+    query, key = torch.ones(1, 2, 4, 1), torch.zeros(1, 2, 4, 1)
+    key[0, 0, 2] = 1000
+    key[:, :, 3] = 5000
+    pooled = Pooling([3])
+    output = pooled.attend(query, key, torch.arange(4.0).view(1, 1, 4, 1).repeat(1, 2, 1, 1), scaling=1)
+    torch.testing.assert_close(pooled.received[0], torch.tensor([[[0.0, 0, 1, 0], [1 / 3, 1 / 3, 1 / 3, 0]]]))
+    row = [1 / 6, 1 / 6, 4 / 6, 0]
+    torch.testing.assert_close(pooled.head_means[0], torch.tensor([[row, row, row, [0] * 4]]))
+    torch.testing.assert_close(output, torch.tensor([[[2.0], [1.0]]] * 3 + [[[0.0], [0.0]]])[None])
 
 
-def test_a_layer_without_a_map_is_an_error_and_the_hooks_are_gone():
+@pytest.mark.parametrize("n_bytes", [1, 2000, 8000, 40000, 1 << 20], ids=lambda n: f"{n} bytes")
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_however_the_maps_are_cut_the_pools_are_those_of_the_whole(monkeypatch, n_bytes, with_bias):
+    """Rows of one head, heads of one clip, clips: each is the piece at one of these sizes."""
+    monkeypatch.setattr(pooling, "_PER_CORE", n_bytes)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    torch.manual_seed(0)
+    lengths, n_heads, n_frames = [31, 31, 31, 7, 31], 6, 31
+    query, key, value = (2 * torch.randn(len(lengths), n_heads, n_frames, 8) for _ in range(3))
+    bias = torch.randn(len(lengths), n_heads, n_frames, n_frames) if with_bias else None
+    pooled = Pooling(lengths)
+    output = pooled.attend(query, key, value, 0.3, bias)
+    for clip, n in enumerate(lengths):
+        scores = 0.3 * torch.einsum("hqd,hkd->hqk", query[clip, :, :n], key[clip, :, :n]).double()
+        attention = (scores if bias is None else scores + bias[clip, :, :n, :n]).softmax(-1).float()
+        expected = torch.einsum("hqk,hkd->qhd", attention, value[clip, :, :n])
+        torch.testing.assert_close(output[clip, :n], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(pooled.received[0][clip, :, :n], attention.mean(1), atol=1e-6, rtol=0)
+        torch.testing.assert_close(pooled.head_means[0][clip, :n, :n], attention.mean(0), atol=1e-6, rtol=0)
+        for beyond in (output[clip, n:], pooled.received[0][clip, :, n:], pooled.head_means[0][clip, n:]):
+            assert (beyond == 0).all()
+
+
+def test_a_layer_without_a_map_is_an_error_and_no_trace_is_left():
     teacher = tiny_teacher(layerdrop=1.0).train()  # in training mode this encoder skips every layer
     with pytest.raises(TkdError, match=r"0 of 3 layers of this wav2vec2 encoder gave an attention map"):
         pool_attention(teacher, waveforms(4000)[0])
-    assert not any(layer.attention._forward_hooks for layer in teacher.encoder.encoder.layers)
+    assert teacher.encoder.config._attn_implementation == "sdpa"
+    assert not any(hasattr(layer.attention, "tkd_pooling") for layer in teacher.encoder.encoder.layers)
 
 
-def test_pooling_leaves_no_hook_and_no_trace_in_the_outputs():
-    teacher = tiny_teacher()
+@pytest.mark.parametrize("model_type", FAMILY)
+def test_pooling_leaves_no_trace_in_the_outputs(model_type):
+    teacher = tiny_teacher(model_type)
     inputs, _ = waveforms(4000)
     before = teacher(inputs)["logits"]
     first, second = pool_attention(teacher, inputs), pool_attention(teacher, inputs)
     assert torch.equal(first.rollout, second.rollout)
     torch.testing.assert_close(first.logits, before, atol=1e-5, rtol=0)
-    assert not any(layer.attention._forward_hooks for layer in teacher.encoder.encoder.layers)
+    assert torch.equal(teacher(inputs)["logits"], before)

@@ -1,12 +1,19 @@
 """Pooling a teacher's attention to one weight per frame while its forward pass runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from pipeline.errors import TkdError
+from pipeline.extract.pooling import Pooling
 from pipeline.teacher.model import FAMILY, Teacher
+
+_NAME = "tkd_pooled"  # of the attention, among transformers' implementations
 
 
 @dataclass(frozen=True)
@@ -25,8 +32,8 @@ def pool_attention(
 ) -> PooledAttention:
     """Runs the teacher and returns its logits and pooled attention.
 
-    Each layer's map (batch, n_heads, T, T) is reduced as soon as it is there and then dropped; only the mean over heads
-    (batch, T, T) waits for the rollout, which starts at the top layer.
+    No map (batch, n_heads, T, T) exists as a whole; only its mean over heads (batch, T, T) waits for the rollout, which
+    starts at the top layer.
 
     Args:
         teacher: In eval mode.
@@ -35,53 +42,69 @@ def pool_attention(
         bfloat16: The teacher runs in mixed precision. Pooling is float32 in any case.
 
     Raises:
-        TkdError: the encoder did not give an attention map for every layer.
+        TkdError: not every layer of the encoder answered.
     """
     n_samples = (
         [input_values.shape[1]] * len(input_values) if attention_mask is None else attention_mask.sum(1).tolist()
     )
-    lengths = torch.tensor([teacher.n_frames(int(n)) for n in n_samples], device=input_values.device)
+    n_frames = [teacher.n_frames(int(n)) for n in n_samples]
+    lengths = torch.tensor(n_frames, device=input_values.device)
     valid = torch.arange(teacher.n_frames(input_values.shape[1]), device=lengths.device) < lengths[:, None]
-    head_weights: list[Tensor] = []
-    head_means: list[Tensor] = []
-
-    def reduce(_module, _inputs, output) -> None:
-        attention = output[1]
-        if attention is not None:
-            with torch.autocast(attention.device.type, enabled=False):
-                attention = attention.float()
-                head_weights.append(received_attention(attention, valid))
-                head_means.append(attention.mean(dim=1))
-
-    layers = teacher.encoder.encoder.layers
-    teacher.encoder.set_attn_implementation("eager")  # the fused kernels return no maps
-    hooks = [layer.attention.register_forward_hook(reduce) for layer in layers]
-    try:
-        with torch.autocast(input_values.device.type, torch.bfloat16, enabled=bfloat16):
-            logits = teacher(input_values, attention_mask)["logits"]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if len(head_means) != len(layers):
+    mixed_precision = torch.autocast(input_values.device.type, torch.bfloat16, enabled=bfloat16)
+    with _pooling(teacher.encoder, n_frames) as pooling, mixed_precision:
+        logits = teacher(input_values, attention_mask)["logits"]
+    n_layers = len(teacher.encoder.encoder.layers)
+    if len(pooling.head_means) != n_layers:
         kind = teacher.encoder.config.model_type
         raise TkdError(
-            f"{len(head_means)} of {len(layers)} layers of this {kind} encoder gave an attention map. "
+            f"{len(pooling.head_means)} of {n_layers} layers of this {kind} encoder gave an attention map. "
             f"Use a teacher in eval mode, of type {', '.join(FAMILY)}."
         )
     readout = first_frame(valid) if teacher.readout == "first_token" else valid / lengths[:, None]
-    return PooledAttention(logits, rollout(head_means, readout), torch.stack(head_weights, dim=1), lengths)
+    return PooledAttention(logits, rollout(pooling.head_means, readout), torch.stack(pooling.received, dim=1), lengths)
 
 
-def received_attention(attention: Tensor, valid: Tensor) -> Tensor:
-    """Returns the attention each frame receives: the mean over valid query frames, float32 (batch, n_heads, T).
+@contextmanager
+def _pooling(encoder: PreTrainedModel, lengths: list[int]) -> Iterator[Pooling]:
+    """The encoder's layers pool their attention while the block runs."""
+    pooling = Pooling(lengths)
+    modules = [layer.attention for layer in encoder.encoder.layers]
+    before = encoder.config._attn_implementation
+    if encoder.config.model_type == "wavlm":
+        for module in modules:
+            module.torch_multi_head_self_attention = partial(_wavlm_attention, module, pooling)
+    else:
+        encoder.set_attn_implementation(_NAME)
+        for module in modules:
+            module.tkd_pooling = pooling
+    try:
+        yield pooling
+    finally:
+        for module in modules:
+            vars(module).pop("torch_multi_head_self_attention", None)
+            vars(module).pop("tkd_pooling", None)
+        if encoder.config.model_type != "wavlm":
+            encoder.set_attn_implementation(before)
 
-    Args:
-        attention: One layer's map (batch, n_heads, T_query, T_key); rows sum to 1.
-        valid: (batch, T) bool. Padded keys get no attention, but padded query rows still hold distributions.
-    """
-    queries = valid[:, None, None, :].to(attention.dtype)  # (batch, 1, 1, T_query)
-    received = (queries @ attention).squeeze(2)  # (batch, n_heads, T)
-    return received / received.sum(-1, keepdim=True)  # by the number of queries, were the rows not of bfloat16
+
+def _pooled_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask, *, scaling: float, **_):
+    """transformers' attention interface: returns the output (batch, T, n_heads, head_dim), and no map."""
+    return module.tkd_pooling.attend(query, key, value, scaling), None
+
+
+def _wavlm_attention(module: nn.Module, pooling: Pooling, hidden: Tensor, _mask, position_bias: Tensor):
+    """WavLM's attention, which stands outside that interface, and gives the mean over heads as every head's map."""
+    shape = (*hidden.shape[:2], module.num_heads, module.head_dim)
+    projections = (module.q_proj, module.k_proj, module.v_proj)
+    query, key, value = (project(hidden).view(shape).transpose(1, 2) for project in projections)
+    bias = position_bias.view(len(hidden), module.num_heads, *position_bias.shape[1:])
+    output = pooling.attend(query, key, value, module.scaling, bias)
+    return module.out_proj(output.flatten(2)), None
+
+
+# A mask function is needed, too, though no mask is: without one transformers would make none, and say nothing.
+AttentionInterface.register(_NAME, _pooled_attention)
+AttentionMaskInterface.register(_NAME, lambda *_args, **_kwargs: None)
 
 
 def rollout(head_means: list[Tensor], readout: Tensor) -> Tensor:
