@@ -108,18 +108,23 @@ class Manifest:
         return digest.hexdigest()
 
 
+def in_order(clips: Iterable[Clip]) -> list[Clip]:
+    """Returns the clips as a manifest has them: by split, and within it by the digests of their ids.
+
+    So any stretch of them is a fair sample of its split: a cache larger than memory is read in stretches, and ids often
+    begin with a label.
+    """
+    return sorted(clips, key=lambda clip: (SPLITS.index(clip.split), hashlib.sha256(clip.clip_id.encode()).digest()))
+
+
 def write_manifest(root: Path, info: DatasetInfo, clips: list[Clip]) -> None:
     """Writes `manifest.parquet`, then `dataset.json`, into the folder `root`, each under another name until whole.
-
-    Within a split the clips are in the order of their ids' digests, so that any stretch of them is a fair sample: a
-    cache larger than memory is read in stretches, and ids often begin with a label.
 
     Raises:
         TkdError: rows that contradict each other or `info`; all of them are counted, the first named.
     """
     _check(root, info, clips)
-    clips = sorted(clips, key=lambda clip: (SPLITS.index(clip.split), hashlib.sha256(clip.clip_id.encode()).digest()))
-    rows = [{**dataclasses.asdict(clip), "labels": list(clip.labels)} for clip in clips]
+    rows = [{**dataclasses.asdict(clip), "labels": list(clip.labels)} for clip in in_order(clips)]
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), root / "manifest.parquet.partial")
     os.replace(root / "manifest.parquet.partial", root / "manifest.parquet")
     text = json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False)
