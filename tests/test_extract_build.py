@@ -181,7 +181,7 @@ def test_a_teacher_of_other_labels_is_refused(unequal, tmp_path):
         build_cache(unequal, str(tiny_folder(tmp_path / "t", LABELS[::-1])), tmp_path / "c.zarr", BuildConfig())
 
 
-@pytest.mark.parametrize("damage", ["truncated weights", "no description", "wavlm", "other sizes"])
+@pytest.mark.parametrize("damage", ["truncated weights", "no description", "other family", "other sizes"])
 def test_a_damaged_teacher_is_one_clear_line(unequal, tmp_path, damage):
     folder = tiny_folder(tmp_path / "t", LABELS)
     DAMAGES[damage][0](folder)

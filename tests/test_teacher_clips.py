@@ -40,7 +40,7 @@ def test_whole_clips_without_mixing_are_the_manifests(tiny_data):
         assert np.array_equal(np.rint(waveform * 32768), render_clip(tiny_data.root, clip))
     whole = WholeClips(tiny_data, tiny_data.split("test"))
     assert len(whole) == 24
-    assert [whole[i]["label"] for i in range(24)] == [clip.labels[0] for clip in tiny_data.split("test")]
+    assert [int(whole[i]["labels"]) for i in range(24)] == [clip.labels[0] for clip in tiny_data.split("test")]
 
 
 @given(data=st.data(), n_samples=st.integers(1, 500), n_clip=st.integers(500, 1000))
@@ -73,10 +73,10 @@ def test_crops_are_pieces_of_the_clip(tiny_data):
 def test_clips_are_normalised_before_they_are_padded():
     rng = np.random.default_rng(0)
     clips = [rng.normal(0.5, 0.1, n).astype(np.float32) for n in (900, 700)]
-    batch = collate([{"waveform": clip, "label": i} for i, clip in enumerate(clips)])
+    batch = collate([{"waveform": clip, "labels": torch.tensor(i)} for i, clip in enumerate(clips)])
     assert batch["input_values"].shape == (2, 900) and batch["input_values"].dtype == torch.float32
     assert batch["attention_mask"].sum(1).tolist() == [900, 700]
     assert batch["labels"].tolist() == [0, 1]
     assert np.array_equal(batch["input_values"][1, :700], normalise(clips[1]))
     assert (batch["input_values"][1, 700:] == 0).all()
-    assert "attention_mask" not in collate([{"waveform": clips[0], "label": 0}] * 2)
+    assert "attention_mask" not in collate([{"waveform": clips[0]}] * 2)

@@ -57,7 +57,8 @@ def test_training_writes_a_teacher_that_transformers_opens(tiny_data, config, tm
     assert folders(tmp_path) == ["t"]
 
     teacher, described, _ = load_teacher(str(tmp_path / "t"))
-    assert described.training == {**dataclasses.asdict(config), "crops": [[1.0, 1]]}
+    resolved = {**dataclasses.asdict(config), "freeze_feature_encoder": False}
+    assert described.training == {**resolved, "crops": [[1.0, 1]]}
     assert described == dataclasses.replace(info, training=described.training)
     assert (described.labels, described.dataset, described.manifest_sha256) == (
         tiny_data.info.labels,
@@ -236,17 +237,29 @@ def with_short_clip(manifest: Manifest) -> Manifest:
     return dataclasses.replace(manifest, clips=(*manifest.clips, Clip("blip", "train", (0,), 100)))
 
 
-def of_task(manifest: Manifest, task: str) -> Manifest:
-    return dataclasses.replace(manifest, info=dataclasses.replace(manifest.info, task=task))
+def multi_label(manifest: Manifest) -> Manifest:
+    """The same clips; every other one has a second label, every sixth none."""
+    labels = [
+        (*clip.labels, 0) if i % 2 else () if i % 6 == 0 else clip.labels for i, clip in enumerate(manifest.clips)
+    ]
+    clips = [dataclasses.replace(clip, labels=of) for clip, of in zip(manifest.clips, labels, strict=True)]
+    return dataclasses.replace(
+        manifest, info=dataclasses.replace(manifest.info, task="multi_label"), clips=tuple(clips)
+    )
+
+
+def without_test_labels(manifest: Manifest) -> Manifest:
+    clips = [dataclasses.replace(clip, labels=()) if clip.split == "test" else clip for clip in manifest.clips]
+    return dataclasses.replace(multi_label(manifest), clips=tuple(clips))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: without(m, "validation"), "no validation clips"),
+        (lambda m: without(m, "validation"), "no validation clips with a label"),
         (lambda m: without(m, "test"), "no test clips"),
         (with_short_clip, r"1 clips are shorter than the 3400 samples needed: blip \(100\)"),
-        (lambda m: of_task(m, "multi_label"), "task multi_label"),
+        (without_test_labels, "no test clips with a label"),
     ],
 )
 def test_a_dataset_that_cannot_train_a_teacher_is_refused(tiny_data, config, tmp_path, change, message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import click
@@ -37,7 +38,24 @@ def teacher() -> None:
     default=TeacherConfig.epochs,
     help="Epochs of whole clips.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=TeacherConfig.batch_size)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    default=TeacherConfig.patience,
+    help="Stop after so many epochs of whole clips without a better validation score.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=TeacherConfig.batch_size,
+    help="Clips in memory together, on each GPU.",
+)
+@click.option(
+    "--gradient-accumulation-steps",
+    type=click.IntRange(min=1),
+    default=TeacherConfig.gradient_accumulation_steps,
+    help="Batches of one update.",
+)
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
@@ -49,7 +67,27 @@ def teacher() -> None:
     default=TeacherConfig.remix,
     help="Mix speech and noise afresh for every epoch.",
 )
+@click.option(
+    "--freeze-feature-encoder/--train-feature-encoder",
+    default=TeacherConfig.freeze_feature_encoder,
+    show_default="frozen for a model name or a folder",
+    help="The convolutions stay as they are.",
+)
+@click.option(
+    "--freeze-encoder-steps",
+    type=click.IntRange(min=0),
+    default=TeacherConfig.freeze_encoder_steps,
+    help="First, so many updates of the classifier alone.",
+)
 @click.option("--bfloat16", is_flag=True, help="Mixed precision.")
+@click.option("--float16", is_flag=True, help="Mixed precision for GPUs without bfloat16.")
+@click.option("--gradient-checkpointing", is_flag=True, help="Less memory, more time.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=TeacherConfig.workers,
+    help="Processes that decode and mix; 0: in turn with the training.",
+)
 @click.option("--half", is_flag=True, help="Save the weights as float16.")
 @click.option("--seed", type=click.IntRange(min=0), default=TeacherConfig.seed)
 @click.option(
@@ -66,7 +104,8 @@ def train_command(data, out, force, **settings) -> None:
     from pipeline.teacher.train import train_teacher
 
     info = train_teacher(read_manifest(data), checked(TeacherConfig, **settings), out, force)
-    click.echo(f"{out}: accuracy {info.validation:.4f} validation, {info.test:.4f} test")
+    if os.environ.get("RANK", "0") == "0":  # torchrun's number of this process
+        click.echo(f"{out}: {info.metric} {info.validation:.4f} validation, {info.test:.4f} test")
 
 
 @teacher.command("evaluate")

@@ -2,14 +2,17 @@
 
 import dataclasses
 import zlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import Clip, Manifest
 from pipeline.data.mixing import MixRecipe, mix
+from pipeline.tasks import label_tensor
 from pipeline.teacher.model import normalise
 
 
@@ -18,13 +21,16 @@ class TrainingClips(Dataset):
 
     Clips mixed from speech and noise are mixed afresh for every epoch (another noise crop, SNR and position), at the
     crop's length if one is set; others are cropped around their event where it is known, else anywhere. What an epoch
-    draws depends on seed, epoch and clip_id only.
+    draws depends on seed, epoch, clip_id and length only.
     """
 
-    def __init__(self, manifest: Manifest, seed: int, remix: bool = True) -> None:
+    def __init__(self, manifest: Manifest, seed: int, remix: bool = True, equal_lengths: bool = False) -> None:
+        """With `equal_lengths` the clips of a batch are all as long as its shortest, so that none is padded."""
+        self.manifest = manifest
         self.clips = manifest.split("train")
         self.root = manifest.audio_root
         self.seed = seed
+        self.equal_lengths = equal_lengths
         self.epoch = 0
         self.n_samples: int | None = None  # crop; None: whole clips
         self.noise_files = sorted({clip.noise_file for clip in self.clips if clip.noise_file})
@@ -33,17 +39,34 @@ class TrainingClips(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
+    def length(self, index: int) -> int:
+        """Returns the samples of a clip in this epoch, before those of its batch are made equal."""
+        whole = self.clips[index].n_samples
+        if self.n_samples is None:
+            return whole
+        return self.n_samples if self.snr_db is not None else min(self.n_samples, whole)
+
     def __getitem__(self, index: int) -> dict:
+        return self._example(index, self.length(index))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+        """Returns a batch's examples; torch's DataLoader asks for them together."""
+        lengths = [self.length(index) for index in indices]
+        if self.equal_lengths:
+            lengths = [min(lengths)] * len(lengths)
+        return [self._example(index, n_samples) for index, n_samples in zip(indices, lengths, strict=True)]
+
+    def _example(self, index: int, n_samples: int) -> dict:
         clip = self.clips[index]
         rng = np.random.default_rng([self.seed, self.epoch, zlib.crc32(clip.clip_id.encode())])
         if self.snr_db is not None:
-            recipe = MixRecipe(self.n_samples or clip.n_samples, self.snr_db)
+            recipe = MixRecipe(n_samples, self.snr_db)
             fresh = dataclasses.replace(clip, speech_offset=0)
-            return to_example(self.root, mix(fresh, self.root, self.noise_files, recipe, rng))
-        example = to_example(self.root, clip)
-        if self.n_samples is not None and self.n_samples < clip.n_samples:
-            start = crop_start(clip, self.n_samples, rng)
-            example["waveform"] = example["waveform"][start : start + self.n_samples]
+            return to_example(self.manifest, mix(fresh, self.root, self.noise_files, recipe, rng))
+        example = to_example(self.manifest, clip)
+        if n_samples < clip.n_samples:
+            start = crop_start(clip, n_samples, rng)
+            example["waveform"] = example["waveform"][start : start + n_samples]
         return example
 
 
@@ -51,18 +74,38 @@ class WholeClips(Dataset):
     """Clips as the manifest has them, in the order given."""
 
     def __init__(self, manifest: Manifest, clips: list[Clip]) -> None:
-        self.clips, self.root = clips, manifest.audio_root
+        self.clips, self.manifest = clips, manifest
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> dict:
-        return to_example(self.root, self.clips[index])
+        return to_example(self.manifest, self.clips[index])
 
 
-def to_example(root, clip: Clip) -> dict:
-    """Returns the clip's `waveform`, float32 (n_samples,) in [-1, 1), and its `label`."""
-    return {"waveform": to_waveform(render_clip(root, clip)), "label": clip.labels[0]}
+class LikeLengths(Sampler):
+    """Draws training clips so that those of a batch are of like length; the order depends on seed and epoch alone."""
+
+    def __init__(self, clips: TrainingClips, batch_size: int) -> None:
+        self.clips, self.batch_size = clips, batch_size
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[int]:
+        lengths = [self.clips.length(index) for index in range(len(self.clips))]
+        (seed,) = np.random.SeedSequence([self.clips.seed, self.clips.epoch]).generate_state(1)
+        drawn = torch.Generator().manual_seed(int(seed))
+        return iter(get_length_grouped_indices(lengths, self.batch_size, generator=drawn))
+
+
+def to_example(manifest: Manifest, clip: Clip) -> dict:
+    """Returns the clip's `waveform`, float32 (n_samples,) in [-1, 1), and its `labels` as `task_loss` takes them."""
+    info = manifest.info
+    return {
+        "waveform": to_waveform(render_clip(manifest.audio_root, clip)),
+        "labels": label_tensor(info.task, [clip.labels], len(info.labels))[0],
+    }
 
 
 def crop_start(clip: Clip, n_samples: int, rng: np.random.Generator) -> int:
@@ -74,14 +117,19 @@ def crop_start(clip: Clip, n_samples: int, rng: np.random.Generator) -> int:
     return int(rng.integers(low, high + 1))
 
 
-def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
-    """Returns a teacher batch: clips normalised one by one, then padded with zeros; a mask only if lengths differ."""
-    waveforms = [torch.from_numpy(normalise(example["waveform"])) for example in examples]
+def collate(examples: list[dict], do_normalize: bool = True) -> dict[str, torch.Tensor]:
+    """Returns a teacher batch: waveforms padded with zeros, a mask if lengths differ, labels if the examples have some.
+
+    Args:
+        examples: Each with a `waveform`, float32 (n_samples,), and perhaps `labels`.
+        do_normalize: The teacher's; each waveform is normalised, before it is padded.
+    """
+    waveforms = [example["waveform"] for example in examples]
+    waveforms = [torch.from_numpy(normalise(waveform) if do_normalize else waveform) for waveform in waveforms]
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    batch = {
-        "input_values": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True),  # (batch, n_samples)
-        "labels": torch.tensor([example["label"] for example in examples]),
-    }
+    batch = {"input_values": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)}  # (batch, n_samples)
+    if "labels" in examples[0]:
+        batch["labels"] = torch.stack([example["labels"] for example in examples])
     if lengths.min() < lengths.max():
         batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
     return batch

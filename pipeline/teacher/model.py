@@ -4,36 +4,31 @@ On disk a teacher is a folder in Hugging Face layout (config.json, model.safeten
 `tkd_teacher.json`. transformers' AutoModel opens its encoder; weights are safetensors, and no code in the folder runs.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
-import sys
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers.utils import FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME, cached_file
 
 from pipeline.data.manifest import SAMPLE_RATE, Manifest
 from pipeline.errors import TkdError, nearest
+from pipeline.tasks import task_loss
 from pipeline.teacher.config import READOUTS
 
-# Not wavlm: what transformers gives as its attentions is their mean over heads, repeated for every head.
-FAMILY = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat")
+FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
 BUNDLED = Path(__file__).parent / "bundled"
-SMALL_CONFIG = Path(__file__).parent / "small.json"
 # What reading a damaged folder raises, by its library.
-_DAMAGE = (SafetensorError, StrictDataclassError, OSError, ValueError, KeyError, TypeError, RuntimeError)
+DAMAGE = (SafetensorError, StrictDataclassError, OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -55,11 +50,22 @@ class TeacherInfo:
 class Teacher(nn.Module):
     """Encoder and linear classifier."""
 
-    def __init__(self, encoder: PreTrainedModel, n_classes: int, readout: str = "first_token") -> None:
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        n_classes: int,
+        readout: str = "first_token",
+        task: str = "single_label",
+        do_normalize: bool = True,
+    ) -> None:
+        """`do_normalize`: whether the encoder was trained on waveforms of mean 0 and variance 1; see `normalise`."""
         super().__init__()
         self.encoder = encoder
         self.classifier = nn.Linear(encoder.config.hidden_size, n_classes)
         self.readout = readout
+        self.task = task
+        self.do_normalize = do_normalize
+        self.encoder_frozen = False  # set while the classifier is trained alone
 
     @property
     def hop_length(self) -> int:
@@ -85,21 +91,33 @@ class Teacher(nn.Module):
             n_samples = (n_samples - kernel) // stride + 1
         return n_samples
 
+    @property
+    def needs_equal_lengths(self) -> bool:
+        """Whether padding a batch changes what the encoder hears, so that only clips of one length go together.
+
+        With feat_extract_norm "group" (wav2vec 2.0 BASE) the first layer normalises over time, and no mask mends it.
+        data2vec-audio has no such setting, but several positional convolutions, which see what the first made of
+        padding.
+        """
+        return getattr(self.encoder.config, "feat_extract_norm", "group") == "group"
+
     def forward(
         self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Returns `logits` (batch, n_classes) float32, and `loss` when labels are given.
 
         Args:
-            input_values: Waveforms (batch, n_samples) at 16 kHz, each normalised by `normalise`, zeros beyond its end.
+            input_values: Waveforms (batch, n_samples) at 16 kHz as `collate` makes them, zeros beyond each clip's end.
             attention_mask: (batch, n_samples), 1 = valid; None when all clips are of one length.
-            labels: (batch,) int64 class indices.
+            labels: As `task_loss` takes them.
         """
-        hidden = self.encoder(input_values, attention_mask=attention_mask).last_hidden_state  # (batch, T, hidden)
+        # Not by requires_grad: what is frozen when DistributedDataParallel wraps it is never kept equal between GPUs.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            hidden = self.encoder(input_values, attention_mask=attention_mask).last_hidden_state  # (batch, T, hidden)
         logits = self.classifier(self._read(hidden, attention_mask)).float()
         if labels is None:
             return {"logits": logits}
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        return {"loss": task_loss(self.task, logits, labels), "logits": logits}
 
     def _read(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         if self.readout == "first_token":
@@ -116,50 +134,6 @@ def normalise(waveform: np.ndarray) -> np.ndarray:
     return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
 
 
-def load_base(base: str, n_classes: int, readout: str) -> Teacher:
-    """Returns an untrained teacher on a pretrained encoder, or on a fresh one from its config.
-
-    Args:
-        base: "small" (the built-in configuration, from scratch), "bundled" (the built-in teacher's encoder), a
-            configuration file (.json, from scratch), a local folder or a Hugging Face model name.
-        n_classes: Outputs of the new linear layer.
-        readout: first_token or mean.
-
-    Raises:
-        TkdError: no such checkpoint, its weights are damaged or of another configuration, or it is not of the
-            wav2vec 2.0 family.
-    """
-    path = SMALL_CONFIG if base == "small" else BUNDLED if base == "bundled" else Path(base)
-    source = str(path) if path.exists() else base
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        _check_family(base, config)
-        if path.suffix == ".json":
-            return Teacher(AutoModel.from_config(config, dtype=torch.float32), n_classes, readout)
-        with _quiet_loading():
-            encoder, loading = AutoModel.from_pretrained(
-                source,
-                config=config,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # reported in `loading`, and refused below in words of ours
-                output_loading_info=True,
-            )
-    except _DAMAGE as error:
-        raise TkdError(
-            f"{base}: no encoder could be loaded ({_reason(error)}). "
-            "Give small, bundled, a config.json, a folder in Hugging Face layout, or a model name from its hub."
-        ) from error
-    # Without SpecAugment in pretraining a checkpoint has no such vector, and none is needed.
-    unfit = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])} - {"masked_spec_embed"}
-    if unfit:
-        raise TkdError(
-            f"{base}: {len(unfit)} tensors that its config.json asks for are missing or of another shape, as in "
-            f"{min(unfit)}. Copy it again, or give another --base."
-        )
-    return Teacher(encoder, n_classes, readout)
-
-
 def save_teacher(teacher: Teacher, info: TeacherInfo, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Writes the teacher into the existing, empty `folder`."""
     prefix = teacher.encoder.base_model_prefix
@@ -170,13 +144,39 @@ def save_teacher(teacher: Teacher, info: TeacherInfo, folder: Path, dtype: torch
     weights = folder / "model.safetensors"
     save_file(state, weights, metadata={"format": "pt"})
     weights.chmod((folder / "config.json").stat().st_mode)  # safetensors makes it readable by its owner only
-    Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE, return_attention_mask=True).save_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor(
+        sampling_rate=SAMPLE_RATE,
+        do_normalize=teacher.do_normalize,
+        return_attention_mask=not teacher.needs_equal_lengths,
+    )
+    extractor.save_pretrained(folder)
     text = json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False)
     (folder / "tkd_teacher.json").write_text(text + "\n", encoding="utf-8")
 
 
+def read_do_normalize(source: str) -> bool:
+    """Returns whether a checkpoint wants normalised waveforms: as its preprocessor_config.json says, else True.
+
+    Args:
+        source: A folder in Hugging Face layout, or the name of a model.
+
+    Raises:
+        TkdError: it was trained on audio of another sample rate.
+        OSError, ValueError: the file is damaged, or cannot be fetched.
+    """
+    found: dict = {}
+    for name in (PROCESSOR_NAME, FEATURE_EXTRACTOR_NAME):  # the first, of newer checkpoints, holds the second's content
+        file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        if file is not None:
+            read = json.loads(Path(file).read_text(encoding="utf-8"))
+            found |= read.get("feature_extractor", {}) if name == PROCESSOR_NAME else read
+    if found.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+        raise TkdError(f"{source}: hears audio at {found['sampling_rate']} Hz, here all audio is at {SAMPLE_RATE} Hz.")
+    return bool(found.get("do_normalize", True))
+
+
 def load_teacher(name: str) -> tuple[Teacher, TeacherInfo, str]:
-    """Returns the teacher in eval mode (float32), its description, and the sha256 of its weights and configuration.
+    """Returns the teacher in eval mode (float32), its description, and the sha256 of what decides its outputs.
 
     Args:
         name: "bundled", or the folder of a trained teacher.
@@ -196,22 +196,24 @@ def load_teacher(name: str) -> tuple[Teacher, TeacherInfo, str]:
         described = json.loads(files[2].read_text(encoding="utf-8"))
         info = TeacherInfo(**{**described, "labels": tuple(described["labels"])})
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        _check_family(name, config)
+        check_family(name, config)
         if info.readout not in READOUTS:
             raise ValueError(f"readout {info.readout}")
         state = {key: value.float() for key, value in load_file(files[1]).items()}
         if not all_finite(state):
             raise ValueError("weights that are NaN or infinite")
         encoder = AutoModel.from_config(config, dtype=torch.float32)
-        teacher = Teacher(encoder, len(info.labels), info.readout)
+        teacher = Teacher(encoder, len(info.labels), info.readout, info.task, read_do_normalize(str(folder)))
         prefix = teacher.encoder.base_model_prefix
         teacher.load_state_dict({key.replace(f"{prefix}.", "encoder.", 1): value for key, value in state.items()})
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise TkdError(
-            f"{name}: damaged teacher ({_reason(error)}). Copy it again, or train it with tkd teacher train."
+            f"{name}: damaged teacher ({reason(error)}). Copy it again, or train it with tkd teacher train."
         ) from error
-    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files[:2])).hexdigest()
-    return teacher.eval(), info, digest
+    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files[:2]))
+    if not teacher.do_normalize:  # said only where it is so: the digests of the others were there first
+        digest.update(b"do_normalize false")
+    return teacher.eval(), info, digest.hexdigest()
 
 
 def best_device() -> torch.device:
@@ -251,29 +253,16 @@ def all_finite(state: dict[str, Tensor]) -> bool:
     return all(bool(value.isfinite().all()) for value in state.values())
 
 
-def _check_family(name: str, config: PreTrainedConfig) -> None:
+def check_family(name: str, config: PreTrainedConfig) -> None:
     if config.model_type not in FAMILY:
         raise TkdError(
-            f"{name}: model type {config.model_type} cannot be a teacher; its attention must be known for every head. "
-            f"Known: {', '.join(FAMILY)}."
+            f"{name}: model type {config.model_type} cannot be a teacher; those of the wav2vec 2.0 family can: "
+            f"{', '.join(FAMILY)}."
         )
     if getattr(config, "add_adapter", False):
         raise TkdError(f"{name}: has an adapter that shortens its output frames. Give an encoder without add_adapter.")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Returns an error of another library as one short line."""
     return textwrap.shorten(str(error), 200)
-
-
-@contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """transformers' table of unused tensors is kept out of the log, and its bar off what is no terminal."""
-    log = logging.getLogger("transformers.modeling_utils")
-    log.disabled = True  # not its level: from WARNING up it makes the library say more
-    if not sys.stderr.isatty():
-        transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.disabled = False

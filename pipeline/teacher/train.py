@@ -3,94 +3,62 @@
 import contextlib
 import dataclasses
 import errno
-import json
+import functools
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
+from accelerate import PartialState
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
 
-from pipeline.data.manifest import SAMPLE_RATE, Manifest
+from pipeline.data.manifest import SAMPLE_RATE, Clip, Manifest
 from pipeline.errors import TkdError
 from pipeline.lock import only_one
-from pipeline.progress import Progress, say
-from pipeline.teacher.clips import TrainingClips, WholeClips, collate
+from pipeline.progress import say
+from pipeline.tasks import METRICS, task_score
+from pipeline.teacher.base import is_fresh, load_base
+from pipeline.teacher.callbacks import ClassifierFirst, Curriculum, EarlyStopping, Report
+from pipeline.teacher.clips import LikeLengths, TrainingClips, WholeClips, collate
 from pipeline.teacher.config import TeacherConfig
-from pipeline.teacher.model import Teacher, TeacherInfo, all_finite, load_base, require_lengths, save_teacher
-
-
-class _Curriculum(TrainerCallback):
-    """Sets the crop length and the mixing of each epoch."""
-
-    def __init__(self, clips: TrainingClips, crops: tuple[tuple[float, int], ...]) -> None:
-        self.clips = clips
-        self.n_samples = [round(seconds * SAMPLE_RATE) for seconds, epochs in crops for _ in range(epochs)]
-
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        self.clips.epoch = round(state.epoch or 0)
-        later = self.clips.epoch >= len(self.n_samples)
-        self.clips.n_samples = None if later else self.n_samples[self.clips.epoch]
-
-
-class _Report(TrainerCallback):
-    """Progress in steps, and one line an epoch. The Trainer's own bars would print to stdout."""
-
-    def __init__(self) -> None:
-        self.shown = contextlib.ExitStack()
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.steps = self.shown.enter_context(Progress("training the teacher", state.max_steps, "steps"))
-        self.steps.advance(state.global_step)
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.steps.advance()
-
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.shown.close()
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs) -> None:
-        if "eval_accuracy" in metrics:
-            loss = [entry["loss"] for entry in state.log_history if "loss" in entry][-1]
-            accuracy = metrics["eval_accuracy"]
-            epoch = f"epoch {round(state.epoch)} of {round(args.num_train_epochs)}"
-            say(f"{epoch}: training loss {loss:.3f}, validation accuracy {accuracy:.4f}")
+from pipeline.teacher.model import Teacher, TeacherInfo, all_finite, require_lengths, save_teacher
+from pipeline.teacher.resume import claim, drop_broken_checkpoints, epochs_if_over, settings_of
 
 
 def train_teacher(manifest: Manifest, config: TeacherConfig, out: Path, force: bool = False) -> TeacherInfo:
     """Trains a teacher and writes it to the folder `out`; run again after an interruption, it goes on.
 
-    The best epoch by validation accuracy is kept and scored once on the test split.
+    The best epoch by validation score (accuracy or mAP) is kept and scored once on the test split. Under torchrun every
+    process calls this; the first alone writes.
 
     Args:
-        manifest: A single_label dataset with clips in every split.
+        manifest: A dataset with clips in every split.
         config: The settings.
         out: Folder to write. Until the teacher is whole, its training lives in `<out>.partial`.
         force: A teacher at `out` is replaced, once the new one is whole; an interrupted training with other settings
             is thrown away. One with the same settings goes on, forced or not.
 
     Raises:
-        TkdError: `out` exists, an interrupted training had other settings, the base cannot be loaded, the dataset does
-            not suit a teacher, or the training diverged.
+        TkdError: `out` exists, an interrupted training had other settings, the base cannot be loaded, the dataset or
+            this machine does not suit the settings, or the training diverged.
         OSError: the disk is full.
     """
-    if manifest.info.task != "single_label":
-        raise TkdError(f"{manifest.root}: task {manifest.info.task}; teachers are trained on single_label datasets.")
     if out.exists() and not force:
         raise TkdError(f"{out}: already there. Train again with --force, or give another --out.")
     if out.exists() and not (out / "tkd_teacher.json").is_file():
         raise TkdError(f"{out}: not a teacher, and --force replaces only teachers. Give another --out.")
     for split in ("train", "validation", "test"):
-        if not manifest.split(split):
-            raise TkdError(f"{manifest.root}: no {split} clips. A teacher needs all three splits.")
+        if not any(clip.labels for clip in manifest.split(split)):
+            raise TkdError(f"{manifest.root}: no {split} clips with a label. A teacher needs all three splits.")
+    _require_precision(config)
 
     transformers.set_seed(config.seed)
-    teacher = load_base(config.base, len(manifest.info.labels), config.readout)
+    teacher = load_base(config.base, len(manifest.info.labels), config.readout, manifest.info.task)
     shortest = _shortest(teacher)
     require_lengths(manifest, shortest)
     for seconds, _ in config.crops:
@@ -98,23 +66,32 @@ def train_teacher(manifest: Manifest, config: TeacherConfig, out: Path, force: b
             raise TkdError(
                 f"crops of {seconds:g} s: training this encoder takes {shortest / SAMPLE_RATE:g} s. Give longer ones."
             )
-    with only_one(out):
-        return _train(manifest, config, teacher, out, force)
+    if config.freeze_feature_encoder is None:
+        downloaded = config.base != "bundled" and not is_fresh(config.base)
+        config = dataclasses.replace(config, freeze_feature_encoder=downloaded)
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+    with only_one(out) if processes.is_main_process else contextlib.nullcontext():
+        info = _train(manifest, config, teacher, out, force, processes)
+        processes.wait_for_everyone()
+    return info
 
 
-def _train(manifest: Manifest, config: TeacherConfig, teacher: Teacher, out: Path, force: bool) -> TeacherInfo:
+def _train(
+    manifest: Manifest, config: TeacherConfig, teacher: Teacher, out: Path, force: bool, processes: PartialState
+) -> TeacherInfo:
     work = out.with_name(out.name + ".partial")
-    _claim(work, _settings(manifest, config, teacher), force)
-    clips = TrainingClips(manifest, config.seed, config.remix)
-    trainer = _trainer(teacher, clips, WholeClips(manifest, manifest.split("validation")), config, work)
-    _drop_broken_checkpoints(work)
-    with _full_disk_named(work):
+    if processes.is_main_process:
+        claim(work, settings_of(manifest, config, teacher, processes.num_processes), force)
+        drop_broken_checkpoints(work, processes.num_processes)
+    processes.wait_for_everyone()
+    trainer = _trainer(teacher, manifest, config, work)
+    with _named_failures(work):
         trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
     if not all_finite(teacher.state_dict()):
         raise TkdError(f"{work}: the training diverged: weights are NaN or infinite. Lower --learning-rate.")
 
-    validation = trainer.state.best_metric
-    test = trainer.evaluate(WholeClips(manifest, manifest.split("test")), metric_key_prefix="test")["test_accuracy"]
+    metric = METRICS[manifest.info.task]
+    scores = trainer.evaluate(_by_length(manifest, "test"), metric_key_prefix="test")
     info = TeacherInfo(
         base=Path(config.base).name if Path(config.base).exists() else config.base,
         labels=manifest.info.labels,
@@ -122,21 +99,34 @@ def _train(manifest: Manifest, config: TeacherConfig, teacher: Teacher, out: Pat
         readout=config.readout,
         dataset=manifest.info.name,
         manifest_sha256=manifest.sha256(),
-        metric="accuracy",
-        validation=round(validation, 4),
-        test=round(test, 4),
+        metric=metric,
+        validation=round(trainer.state.best_metric, 4),
+        test=round(scores[f"test_{metric}"], 4),
         training=dataclasses.asdict(config),
     )
+    if processes.is_main_process:
+        _replace(teacher, info, work, out, torch.float16 if config.half else torch.float32)
+    return info
+
+
+def _replace(teacher: Teacher, info: TeacherInfo, work: Path, out: Path, dtype: torch.dtype) -> None:
     whole = work / "teacher"
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
-    with _full_disk_named(work):
-        save_teacher(teacher, info, whole, torch.float16 if config.half else torch.float32)
+    with _named_failures(work):
+        save_teacher(teacher, info, whole, dtype)
+    (work / "runs").rename(whole / "runs")  # TensorBoard's
     if out.exists():
         shutil.rmtree(out)
     whole.rename(out)
     shutil.rmtree(work)
-    return info
+
+
+def _require_precision(config: TeacherConfig) -> None:
+    if config.float16 and not torch.accelerator.is_available():
+        raise TkdError("float16: trains on a GPU, and none is here. Give --bfloat16, or neither.")
+    if config.bfloat16 and torch.cuda.is_available() and not is_torch_bf16_gpu_available():
+        raise TkdError("bfloat16: this GPU does not have it. Give --float16, or neither.")
 
 
 def _shortest(teacher: Teacher) -> int:
@@ -146,43 +136,46 @@ def _shortest(teacher: Teacher) -> int:
     return teacher.min_samples + (encoder.mask_time_length - 1 if masks else 0) * teacher.hop_length
 
 
-def _trainer(
-    teacher: Teacher, train: TrainingClips, validation: WholeClips, config: TeacherConfig, work: Path
-) -> Trainer:
-    n_epochs = sum(epochs for _, epochs in config.crops) + config.epochs
-    n_steps = n_epochs * -(-len(train) // config.batch_size)
-    arguments = TrainingArguments(
-        output_dir=str(work.absolute()),  # checkpoints name the best one by it
-        num_train_epochs=n_epochs,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(config.warmup * n_steps),
-        weight_decay=config.weight_decay,
-        bf16=config.bfloat16,
-        use_cpu=not torch.accelerator.is_available(),
-        disable_tqdm=True,
-        seed=config.seed,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=2,
-        logging_nan_inf_filter=False,
-        load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
-        logging_strategy="epoch",
-        report_to="tensorboard",
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
-    trainer = Trainer(
+def _by_length(manifest: Manifest, split: str) -> WholeClips:
+    """Returns a split to be scored, clips of like length beside each other."""
+    return WholeClips(manifest, sorted(manifest.split(split), key=lambda clip: clip.n_samples))
+
+
+class _Trainer(Trainer):
+    """The library's would decode every recording once to learn its length."""
+
+    def _get_train_sampler(self, train_dataset: TrainingClips | None = None) -> LikeLengths:
+        clips = self.train_dataset if train_dataset is None else train_dataset
+        return LikeLengths(clips, self.get_total_train_batch_size(self.args))
+
+
+def _trainer(teacher: Teacher, manifest: Manifest, config: TeacherConfig, work: Path) -> Trainer:
+    if config.freeze_feature_encoder:
+        teacher.encoder.feature_extractor._freeze_parameters()  # as every `freeze_feature_encoder` of transformers does
+    if config.gradient_checkpointing:
+        teacher.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    task, metric = manifest.info.task, METRICS[manifest.info.task]
+    train = TrainingClips(manifest, config.seed, config.remix, teacher.needs_equal_lengths)
+
+    def score(found: EvalPrediction) -> dict[str, float]:
+        return {metric: task_score(task, torch.from_numpy(found.predictions), torch.from_numpy(found.label_ids))}
+
+    n_crop_epochs = sum(epochs for _, epochs in config.crops)
+    callbacks = [
+        Curriculum(train, config.crops),
+        ClassifierFirst(teacher, config.freeze_encoder_steps),
+        Report(metric),
+    ]
+    if config.patience is not None:
+        callbacks.append(EarlyStopping(metric, config.patience, n_crop_epochs))
+    trainer = _Trainer(
         model=teacher,
-        args=arguments,
-        data_collator=collate,
+        args=one_gpu(_arguments(teacher, manifest, config, work)),
+        data_collator=functools.partial(collate, do_normalize=teacher.do_normalize),
         train_dataset=train,
-        eval_dataset=validation,
-        compute_metrics=lambda out: {"accuracy": float((np.argmax(out.predictions, -1) == out.label_ids).mean())},
-        callbacks=[_Curriculum(train, config.crops), _Report()],
+        eval_dataset=_by_length(manifest, "validation"),
+        compute_metrics=score,
+        callbacks=callbacks,
     )
     trainer.remove_callback(transformers.PrinterCallback)
     # Its one warning here says that checkpoints of one second are sorted by number.
@@ -190,50 +183,60 @@ def _trainer(
     return trainer
 
 
-def _settings(manifest: Manifest, config: TeacherConfig, teacher: Teacher) -> dict:
-    """Returns everything that decides what comes out, as it reads back from JSON."""
-    encoder = json.loads(teacher.encoder.config.to_json_string())
-    encoder.pop("transformers_version", None)
-    return json.loads(json.dumps({**dataclasses.asdict(config), "dataset": manifest.sha256(), "encoder": encoder}))
+def _arguments(teacher: Teacher, manifest: Manifest, config: TeacherConfig, work: Path) -> TrainingArguments:
+    scored: list[Clip] = [*manifest.split("validation"), *manifest.split("test")]
+    one_length = len({clip.n_samples for clip in scored}) == 1
+    return TrainingArguments(
+        output_dir=str(work.absolute()),  # checkpoints name the best one by it
+        num_train_epochs=epochs_if_over(work) or sum(epochs for _, epochs in config.crops) + config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size if one_length or not teacher.needs_equal_lengths else 1,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup,  # below 1, a share
+        weight_decay=config.weight_decay,
+        bf16=config.bfloat16,
+        fp16=config.float16,
+        use_cpu=not torch.accelerator.is_available(),
+        dataloader_num_workers=config.workers,
+        ddp_find_unused_parameters=True,  # layer drop, or the frozen encoder, leaves some without a gradient
+        disable_tqdm=True,
+        seed=config.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        logging_nan_inf_filter=False,
+        load_best_model_at_end=True,
+        metric_for_best_model=METRICS[manifest.info.task],
+        logging_strategy="epoch",
+        report_to="tensorboard",
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
 
 
-def _claim(work: Path, settings: dict, force: bool) -> None:
-    """Makes the working folder, or takes over the one of an interrupted training with the same settings."""
-    note = work / "settings.json"
-    if work.exists() and not note.exists() and any(work.iterdir()):
-        raise TkdError(f"{work}: in the way, and no interrupted training. Remove it, or give another --out.")
-    if note.exists():
-        try:
-            begun = json.loads(note.read_text(encoding="utf-8"))
-        except ValueError:  # killed while it was written
-            begun = {}
-        differing = sorted(key for key in {**begun, **settings} if begun.get(key) != settings.get(key))
-        if differing and not force:
-            raise TkdError(
-                f"{work}: an interrupted training with other settings: {', '.join(differing)}. "
-                "Repeat those it had, or start over with --force."
-            )
-        if differing:
-            shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(settings), encoding="utf-8")
-
-
-def _drop_broken_checkpoints(work: Path) -> None:
-    """The Trainer's checkpoints are not atomic; trainer_state.json is written last."""
-    for checkpoint in work.glob("checkpoint-*"):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            say(f"{checkpoint}: half-written, removed")
-            shutil.rmtree(checkpoint)
+def one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """Keeps the Trainer from torch's DataParallel, slower than torchrun, where a process sees several GPUs."""
+    if arguments.n_gpu > 1:
+        say(
+            f"One of {arguments.n_gpu} GPUs is used. For all: "
+            f"torchrun --nproc_per_node {arguments.n_gpu} -m pipeline.cli.main teacher train ..."
+        )
+        arguments._n_gpu = 1  # there is no public way but to hide the others
+    return arguments
 
 
 @contextlib.contextmanager
-def _full_disk_named(folder: Path) -> Iterator[None]:
-    """safetensors and torch report a full disk each in a way of its own; raised is the OSError it is."""
+def _named_failures(folder: Path) -> Iterator[None]:
+    """A full GPU gets its way out; a full disk, which safetensors and torch report each its way, is an OSError."""
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise TkdError(
+            "the GPU's memory is full. Halve --batch-size and double --gradient-accumulation-steps, or add "
+            "--gradient-checkpointing and --bfloat16 or --float16 (docs/teachers.md)."
+        ) from error
     except (SafetensorError, RuntimeError) as error:
         if shutil.disk_usage(folder).free < 2**20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
