@@ -79,13 +79,13 @@ def survey(path: Path) -> Recording:
     """
     n_frames, peak = 0, 0.0
     with _opened(path) as file:
-        for samples in file.blocks(_BLOCK, dtype="float32", always_2d=True):
+        rate, n_stated = file.samplerate, file.frames
+        while len(samples := file.read(_BLOCK, dtype="float32", always_2d=True)):
             loudest = float(np.abs(samples.mean(axis=1)).max())
             if not math.isfinite(loudest):
                 raise TkdError(f"{path}: has NaN or infinite samples. Replace or remove it.")
             n_frames, peak = n_frames + len(samples), max(peak, loudest)
-        _check_whole(path, file, n_frames, file.frames)
-        rate = file.samplerate
+        _check_whole(path, file, n_frames, n_stated)
     _check_rate(path, rate)
     return Recording(n_frames, rate, peak)
 
