@@ -11,7 +11,8 @@ from pipeline.extract.attention import pool_attention
 from pipeline.frames import FrameGrid, mean_share, share_in_event, without_readout
 from pipeline.progress import track
 from pipeline.tasks import METRICS, label_tensor, task_score
-from pipeline.teacher.model import Teacher, best_device, normalise, require_lengths
+from pipeline.teacher.clips import collate
+from pipeline.teacher.model import Teacher, best_device, require_lengths
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ def evaluate_teacher(teacher: Teacher, manifest: Manifest, split: str) -> Teache
     grid = FrameGrid(teacher.hop_length, teacher.frame_offset)
     logits, shares, uniform = [], [], []
     for clip in track(clips, "scoring the teacher", len(clips), "clips"):
-        waveform = normalise(to_waveform(render_clip(manifest.audio_root, clip)))
-        pooled = pool_attention(teacher, torch.from_numpy(waveform)[None].to(device))
+        waveform = to_waveform(render_clip(manifest.audio_root, clip))
+        inputs = collate([{"waveform": waveform}], teacher.do_normalize)["input_values"]
+        pooled = pool_attention(teacher, inputs.to(device))
         logits.append(pooled.logits.cpu())
         event = torch.tensor([clip.event_start]), torch.tensor([clip.event_stop])
         rollout = pooled.rollout.cpu()
