@@ -150,10 +150,19 @@ def noise_length(path: Path) -> int:
     return len(_noise(path))
 
 
-def noise_crop(path: Path, offset: int, n_samples: int) -> np.ndarray:
-    """Returns `n_samples` of a noise recording from sample `offset`, float32; a short recording is repeated."""
+def noise_crop(path: Path, offset: int, n_samples: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Returns `n_samples` of a noise recording from sample `offset`, float32.
+
+    Nothing but samples `start` to `stop` (None: the end) is heard: at `stop` the noise begins again at `start`.
+
+    Raises:
+        TkdError: the recording cannot be read, or has no such samples.
+    """
     noise = _noise(path)
-    return noise[np.arange(offset, offset + n_samples) % len(noise)]
+    last = len(noise) if stop is None else stop
+    if not 0 <= start < last <= len(noise):
+        raise TkdError(f"{path}: has {len(noise)} samples, {start} to {last} are not among them. Prepare it again.")
+    return noise[start + np.arange(offset - start, offset - start + n_samples) % (last - start)]
 
 
 def read_speech(root: Path, clip: Clip) -> np.ndarray:
@@ -181,7 +190,8 @@ def render_clip(root: Path, clip: Clip) -> np.ndarray:
                 clip.speech_gain
             )
     if clip.noise_file is not None:
-        mixed += noise_crop(root / clip.noise_file, clip.noise_offset, clip.n_samples) * np.float32(clip.noise_gain)
+        path, stretch = root / clip.noise_file, (clip.noise_start, clip.noise_stop)
+        mixed += noise_crop(path, clip.noise_offset, clip.n_samples, *stretch) * np.float32(clip.noise_gain)
     return np.clip(np.rint(mixed * np.float32(32768)), -32768, 32767).astype(np.int16)
 
 

@@ -41,6 +41,8 @@ _SCHEMA = pa.schema(
         pa.field("speech_stop", pa.int64()),
         pa.field("speed_percent", pa.int32(), nullable=False),
         pa.field("view", pa.uint8(), nullable=False),
+        pa.field("noise_start", pa.int64(), nullable=False),
+        pa.field("noise_stop", pa.int64()),
     ]
 )
 
@@ -67,6 +69,8 @@ class Clip:
     speech_stop: int | None = None  # the sample after it; None: to the recording's end
     speed_percent: int = 100  # how fast the recording is played; its pitch follows
     view: int = 0  # 0: the clip itself; 1, 2, ...: another rendering of it, to train on
+    noise_start: int = 0  # of the noise recording this stretch belongs to the clip's split, in samples at SAMPLE_RATE:
+    noise_stop: int | None = None  # the noise begins again at its start where it ends; None: the recording's end
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,8 @@ def _check(root: Path, info: DatasetInfo, clips: Iterable[Clip]) -> None:
             faults.append(f"{clip.clip_id} has {clip.n_samples} samples")
         if clip.speech_stop is not None and not 0 <= clip.speech_start < clip.speech_stop:
             faults.append(f"{clip.clip_id} is samples {clip.speech_start} to {clip.speech_stop} of its recording")
+        if clip.noise_stop is not None and not 0 <= clip.noise_start < clip.noise_stop:
+            faults.append(f"{clip.clip_id} has noise of samples {clip.noise_start} to {clip.noise_stop}")
         seen.add(clip.clip_id)
     if not seen:
         faults.append("no clips")

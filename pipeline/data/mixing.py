@@ -5,6 +5,7 @@ SNR drawn from the recipe's range, measured over the keyword's own samples. Ever
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +26,32 @@ class MixRecipe:
     snr_db: tuple[float, float]
 
 
-def mix(clip: Clip, root: Path, noise_files: list[str], recipe: MixRecipe, rng: np.random.Generator) -> Clip:
-    """Returns `clip` placed at a random position inside a random crop of one of `noise_files`.
+@dataclass(frozen=True, order=True)
+class NoiseRegion:
+    """Samples `start` to `stop` (None: the end) of a noise recording at SAMPLE_RATE; `file` relative to audio_root."""
+
+    file: str
+    start: int = 0
+    stop: int | None = None
+
+
+def noise_regions(clips: Iterable[Clip]) -> list[NoiseRegion]:
+    """Returns the regions that the clips' noise is from, each once, sorted: what more such clips may be mixed with."""
+    return sorted(
+        {NoiseRegion(clip.noise_file, clip.noise_start, clip.noise_stop) for clip in clips if clip.noise_file}
+    )
+
+
+def mix(clip: Clip, root: Path, regions: list[NoiseRegion], recipe: MixRecipe, rng: np.random.Generator) -> Clip:
+    """Returns `clip` placed at a random position inside a random crop of one of `regions`.
 
     The keyword (`speech_file`, whole, or none for silence) lies entirely inside the clip unless it is longer.
     """
-    noise_file = noise_files[rng.integers(len(noise_files))]
-    noise_offset = int(rng.integers(noise_length(root / noise_file)))
+    region = regions[rng.integers(len(regions))]
+    stop = noise_length(root / region.file) if region.stop is None else region.stop
+    noise_offset = region.start + int(rng.integers(stop - region.start))
     noise_dbfs, snr_db, position = rng.uniform(*NOISE_DBFS), rng.uniform(*recipe.snr_db), rng.random()
-    noise = noise_crop(root / noise_file, noise_offset, recipe.n_samples)
+    noise = noise_crop(root / region.file, noise_offset, recipe.n_samples, region.start, region.stop)
     noise_gain = 10 ** (noise_dbfs / 20) / max(_rms(noise), 1e-6)
     mixed = noise * noise_gain
     placed = {}
@@ -56,7 +74,9 @@ def mix(clip: Clip, root: Path, noise_files: list[str], recipe: MixRecipe, rng: 
     return dataclasses.replace(
         clip,
         n_samples=recipe.n_samples,
-        noise_file=noise_file,
+        noise_file=region.file,
+        noise_start=region.start,
+        noise_stop=region.stop,
         noise_offset=noise_offset,
         noise_gain=_float32(noise_gain * quieter),
         **placed,

@@ -17,7 +17,7 @@ import soundfile
 
 from pipeline.data import noise
 from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
-from pipeline.data.mixing import MixRecipe, mix
+from pipeline.data.mixing import MixRecipe, NoiseRegion, mix
 from pipeline.data.speech import Spoken, plan_speech, render_speech, say, slug, voices_by_split, write_noise
 from pipeline.errors import TkdError
 from pipeline.progress import Progress, track
@@ -108,12 +108,12 @@ def make_synth(root: Path, config: SynthConfig, n_workers: int) -> tuple[Dataset
             progress.advance(n_words)
     _check_lengths(root, plan, config.length_seconds)
 
-    noises: dict[str, list[str]] = {split: [] for split in SPLITS}
+    noises: dict[str, list[NoiseRegion]] = {split: [] for split in SPLITS}
     n_recordings = dict(zip(SPLITS, config.noise_recordings, strict=True))
     jobs = [(split, kind, i) for split in SPLITS for kind in NOISE_KINDS for i in range(n_recordings[split])]
     for split, kind, index in track(jobs, "making noise", len(jobs), "recordings"):
         file = f"noise/{split}/{kind}_{index:02d}.flac"
-        noises[split].append(file)
+        noises[split].append(NoiseRegion(file))
         if not (root / file).exists():
             write_noise(root / file, _make_noise(kind, [config.seed, index, *f"{split}{kind}".encode()], voices[split]))
 

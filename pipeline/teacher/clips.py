@@ -11,7 +11,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import Clip, Manifest
-from pipeline.data.mixing import MixRecipe, mix
+from pipeline.data.mixing import MixRecipe, mix, noise_regions
 from pipeline.tasks import label_tensor
 from pipeline.teacher.model import normalise
 
@@ -20,8 +20,9 @@ class TrainingClips(Dataset):
     """The training split, as one epoch sees it.
 
     Clips mixed from speech and noise are mixed afresh for every epoch (another noise crop, SNR and position), at the
-    crop's length if one is set; others are cropped around their event where it is known, else anywhere. What an epoch
-    draws depends on seed, epoch, clip_id and length only.
+    crop's length if one is set; their noise stays within the stretches that are the training split's. Others are cropped
+    around their event where it is known, else anywhere. What an epoch draws depends on seed, epoch, clip_id and length
+    only.
     """
 
     def __init__(self, manifest: Manifest, seed: int, remix: bool = True, equal_lengths: bool = False) -> None:
@@ -33,8 +34,9 @@ class TrainingClips(Dataset):
         self.equal_lengths = equal_lengths
         self.epoch = 0
         self.n_samples: int | None = None  # crop; None: whole clips
-        self.noise_files = sorted({clip.noise_file for clip in self.clips if clip.noise_file})
-        self.snr_db = tuple(manifest.info.recipe["snr_db"]) if remix and self.noise_files else None
+        self.noise = noise_regions(self.clips)
+        snr_db = manifest.info.recipe.get("snr_db")  # none where silence alone is noise
+        self.snr_db = tuple(snr_db) if remix and self.noise and snr_db is not None else None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -62,7 +64,7 @@ class TrainingClips(Dataset):
         if self.snr_db is not None:
             recipe = MixRecipe(n_samples, self.snr_db)
             fresh = dataclasses.replace(clip, speech_offset=0)
-            return to_example(self.manifest, mix(fresh, self.root, self.noise_files, recipe, rng))
+            return to_example(self.manifest, mix(fresh, self.root, self.noise, recipe, rng))
         example = to_example(self.manifest, clip)
         if n_samples < clip.n_samples:
             start = crop_start(clip, n_samples, rng)
