@@ -1,6 +1,5 @@
 """Your own recordings: what cannot be used is named, what can be is split without sharing a speaker."""
 
-import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +9,8 @@ import pytest
 import soundfile
 
 from pipeline.data.audio import read_audio, render_clip
-from pipeline.data.folder import FolderConfig, read_folder
+from pipeline.data.folder import list_folder
+from pipeline.data.listing import RecordingsConfig, read_listing
 from pipeline.data.manifest import SPLITS
 from pipeline.data.prepare import prepare
 from pipeline.errors import TkdError
@@ -34,9 +34,9 @@ def root(tmp_path) -> Path:
     return tmp_path / "own"
 
 
-def prepared(root, **settings):
-    config = FolderConfig(str(root), **settings)
-    return prepare(root.parent / "d", config.recipe(), lambda work: read_folder(config))
+def prepared(root, out="d", force=False, **settings):
+    listing, config = list_folder(root), RecordingsConfig(**settings)
+    return prepare(root.parent / out, listing.recipe(config), lambda work: read_listing(listing, config), force)
 
 
 def by_split(manifest, attribute):
@@ -67,14 +67,9 @@ def test_the_same_recordings_elsewhere_are_the_same_dataset(root, tmp_path_facto
 
 
 def test_every_label_is_in_every_split_and_the_seed_deals_anew(root):
-    splits = [by_split(prepare_fresh(root, seed), "clip_id") for seed in (0, 0, 1)]
+    splits = [by_split(prepared(root, f"d{seed}", force=True, seed=seed), "clip_id") for seed in (0, 0, 1)]
     assert splits[0] == splits[1] != splits[2]
     assert all({name.split("/")[0] for name in part} == {"größer", "hey lamp"} for part in splits[0])
-
-
-def prepare_fresh(root, seed):
-    config = FolderConfig(str(root), seed=seed)
-    return prepare(root.parent / f"d{seed}", config.recipe(), lambda work: read_folder(config), force=True)
 
 
 @pytest.mark.parametrize("also_unnamed", [False, True])
@@ -167,14 +162,14 @@ def test_a_recording_that_cannot_be_used_is_named_and_left_out(root, capfd, name
     write, reason = BAD[name]
     write(root / "hey lamp" / name)
     (root / "hey lamp" / ".DS_Store").write_bytes(b"x")
-    info, clips = read_folder(FolderConfig(str(root)))
+    info, clips = read_listing(list_folder(root), RecordingsConfig())
     assert len(clips) == 20
     (left_out,) = info.sources[0]["left_out"]
     assert left_out["file"] == f"hey lamp/{name}" and reason in left_out["reason"]
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("left out")]
     assert line == f"left out: {left_out['reason']}" and line.startswith(f"left out: {root}/hey lamp/{name}: ")
     with pytest.raises(TkdError, match=r"1 of 21 recordings cannot be used \(listed above\)"):
-        read_folder(FolderConfig(str(root), strict=True))
+        read_listing(list_folder(root), RecordingsConfig(strict=True))
 
 
 def test_a_name_that_is_not_utf8_is_left_out(root):
@@ -191,7 +186,7 @@ def test_a_name_that_is_not_utf8_is_left_out(root):
 def test_a_wrong_root_is_named_with_what_is_expected(root, wrong):
     (root.parent / "empty").mkdir()
     with pytest.raises(TkdError, match=r"no such folder\. Give --root|no recordings found\. Expected LABEL/FILE"):
-        FolderConfig(str(root.parent / wrong)).recipe()
+        list_folder(root.parent / wrong)
 
 
 def test_the_folder_above_is_no_dataset(root):
@@ -218,7 +213,7 @@ def test_a_label_without_a_speaker_to_train_on_is_named(tmp_path):
     outcomes = []
     for seed in range(30):
         try:
-            _, clips = read_folder(FolderConfig(str(tmp_path / "own"), seed=seed))
+            _, clips = read_listing(list_folder(tmp_path / "own"), RecordingsConfig(seed=seed))
         except TkdError as error:
             assert "no recording of lights is left to train on" in str(error)
             outcomes.append(False)
@@ -238,9 +233,9 @@ def test_recordings_added_later_are_noticed(root):
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 0.0, 0.0399, 1e12])
 def test_impossible_lengths_are_refused(seconds):
     with pytest.raises(TkdError, match=r"length .* s: use 0\.04 \(one frame\) to 600 s"):
-        FolderConfig("x", seconds)
+        RecordingsConfig(seconds)
 
 
 def test_a_recipe_does_not_hold_how_strictly_it_was_read(root):
-    config = FolderConfig(str(root))
-    assert dataclasses.replace(config, strict=True).recipe() == config.recipe()
+    listing = list_folder(root)
+    assert listing.recipe(RecordingsConfig(strict=True)) == listing.recipe(RecordingsConfig())

@@ -35,14 +35,37 @@ def _make_synth(out: Path, config, force: bool) -> "Manifest":
     return prepare(out, config.recipe(), lambda work: make_synth(work, config, os.cpu_count() or 1), force)
 
 
-def _folder(out: Path, force: bool, root, length, seed, strict) -> "Manifest":
-    from pipeline.data.folder import FolderConfig, read_folder
-    from pipeline.data.prepare import prepare
+def _folder(out: Path, force: bool, root, **settings) -> "Manifest":
+    from pipeline.data.folder import list_folder
 
     if root is None:
         raise click.UsageError("folder needs --root DIR: where the recordings are, one folder per label.")
-    config = checked(FolderConfig, root=str(root), length_seconds=length, seed=seed, strict=strict)
-    return prepare(out, config.recipe(), lambda _work: read_folder(config), force)
+    return _from_listing(out, force, lambda: list_folder(root), **settings)
+
+
+def _csv(out: Path, force: bool, root, audio, **settings) -> "Manifest":
+    from pipeline.data.table import list_csv
+
+    if root is None:
+        raise click.UsageError("csv needs --root FILE: the table that lists the recordings, .csv or .jsonl.")
+    return _from_listing(out, force, lambda: list_csv(root, audio), **settings)
+
+
+def _audiofolder(out: Path, force: bool, root, **settings) -> "Manifest":
+    from pipeline.data.audiofolder import list_audiofolder
+
+    if root is None:
+        raise click.UsageError("audiofolder needs --root DIR: the folder laid out as for datasets' AudioFolder.")
+    return _from_listing(out, force, lambda: list_audiofolder(root), **settings)
+
+
+def _from_listing(out: Path, force: bool, list_recordings, length, seed, strict) -> "Manifest":
+    from pipeline.data.listing import RecordingsConfig, read_listing
+    from pipeline.data.prepare import prepare
+
+    config = checked(RecordingsConfig, length_seconds=length, seed=seed, strict=strict)
+    listing = list_recordings()
+    return prepare(out, listing.recipe(config), lambda _work: read_listing(listing, config), force)
 
 
 # What makes each dataset, and the options it takes beside --out and --force.
@@ -50,6 +73,8 @@ DATASETS: dict[str, tuple[Callable[..., "Manifest"], tuple[str, ...]]] = {
     "mini": (_mini, ()),
     "synth": (_synth, ("words", "clips", "length", "snr", "seed")),
     "folder": (_folder, ("root", "length", "seed", "strict")),
+    "csv": (_csv, ("root", "audio", "length", "seed", "strict")),
+    "audiofolder": (_audiofolder, ("root", "length", "seed", "strict")),
 }
 
 
@@ -61,26 +86,32 @@ def data() -> None:
 @data.command("prepare")
 @click.argument("name", type=ChoiceWithHint(DATASETS, "dataset"))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make.")
-@click.option("--root", type=click.Path(path_type=Path), help="folder: where the recordings are, one folder per label.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Where the recordings are; csv: the table that lists them."
+)
+@click.option(
+    "--audio", type=click.Path(path_type=Path), help="csv: what the table's paths are relative to. [its folder]"
+)
 @click.option("--words", help='synth: the words to spot, comma-separated, as in "hey lamp,lights out".')
 @click.option("--clips", type=int, nargs=3, help="synth: about how many clips in train, validation, test.")
-@click.option("--length", type=float, help="Seconds a clip. synth: 4; folder: whole recordings.")
+@click.option("--length", type=float, help="Seconds a clip. synth: 4; own recordings: as long as they are.")
 @click.option(
     "--snr", type=float, nargs=2, metavar="LO HI", help="synth: range of signal-to-noise ratios in dB. [0 15]"
 )
 @click.option("--seed", type=int, default=0, help="Everything random is drawn from it.")
-@click.option("--strict", is_flag=True, help="folder: stop if a recording cannot be used, instead of leaving it out.")
+@click.option("--strict", is_flag=True, help="Stop if a recording cannot be used, instead of leaving it out.")
 @click.option("--force", is_flag=True, help="Make it again, from nothing.")
 @click.pass_context
 def prepare_command(context, name, out, force, **options) -> None:
-    """Make the dataset NAME: mini (the built-in recipe), synth (your words, spoken and mixed into noise), or folder
-    (your own recordings).
+    """Make the dataset NAME: mini (the built-in recipe), synth (your words, spoken and mixed into noise), or of your
+    own recordings: folder (one folder per label), csv (a table), audiofolder (as Hugging Face datasets has it).
 
     \b
     Examples:
       tkd data prepare mini --out data/mini
       tkd data prepare synth --words "hey lamp,lights out" --length 2 --out data/lamp
       tkd data prepare folder --root recordings --out data/mine
+      tkd data prepare csv --root clips.csv --audio recordings --out data/mine
     """
     make, taken = DATASETS[name]
     for option in options:
@@ -88,6 +119,8 @@ def prepare_command(context, name, out, force, **options) -> None:
         if given and option not in taken:
             raise click.UsageError(f"{_flag(option)} does not go with {name}, which takes {_flags(taken)}.")
     manifest = make(out, force, **{option: options[option] for option in taken})
+    if n_left_out := sum(len(source.get("left_out", ())) for source in manifest.info.sources):
+        click.echo(f"{n_left_out} left out, each with its reason under left_out in {out / 'dataset.json'}", err=True)
     counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "validation", "test"))
     click.echo(f"{out}: {manifest.info.name}, {len(manifest.info.labels)} labels, {counts} clips")
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.audio import n_resampled
@@ -10,6 +10,7 @@ from pipeline.data.dealing import Dealt, deal
 from pipeline.data.manifest import SAMPLE_RATE, Clip, DatasetInfo
 from pipeline.data.recordings import SHORTEST, Checked, LeftOut, check_recordings, report, too_short
 from pipeline.errors import TkdError
+from pipeline.progress import say
 
 LONGEST = 600  # seconds a clip
 _ROUNDED_SECONDS = 0.01  # by how much an end may lie beyond the recording's: lengths are written down rounded
@@ -23,7 +24,6 @@ class RecordingsConfig:
     part of one. `strict`: stop if anything that is listed cannot be used.
     """
 
-    root: str
     length_seconds: float | None = None
     seed: int = 0
     strict: bool = False
@@ -55,6 +55,7 @@ class Listing:
 
     kind: str  # folder, csv or audiofolder
     name: str
+    place: str  # the folder or table as it was given, for messages
     root: Path  # what the recordings' names in the manifest are relative to
     task: str
     rows: list[Row]
@@ -87,15 +88,15 @@ def read_listing(listing: Listing, config: RecordingsConfig) -> tuple[DatasetInf
     """
     checked = check_recordings(row.path for row in listing.rows)
     left_out = list(listing.left_out)
-    usable = _usable(listing, checked, left_out)
+    usable = _usable(_filled(listing), checked, left_out)
     what = "recordings" if listing.tables_sha256 is None else "recordings and lines"
-    report(left_out, len(checked) + len(listing.left_out), what, config.root, config.strict)
+    report(left_out, len(checked) + len(listing.left_out), what, listing.place, config.strict)
 
     labels = tuple(sorted({label for row in usable for label in row.labels}))
     if len(labels) < 2:
-        raise TkdError(f"{config.root}: usable recordings of {len(labels)} labels; a classifier needs two or more.")
+        raise TkdError(f"{listing.place}: usable recordings of {len(labels)} labels; a classifier needs two or more.")
     asked = [Dealt(_relative(row.path, listing.root), row.speaker, row.labels, row.split) for row in usable]
-    splits = deal(asked, config.root, listing.task == "single_label", config.seed)
+    splits = deal(asked, listing.place, listing.task == "single_label", config.seed)
     index = {label: number for number, label in enumerate(labels)}
     clips = [
         _clip(row, split, checked[row.path], listing.root, index, config)
@@ -126,6 +127,15 @@ def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
+def _filled(listing: Listing) -> Listing:
+    """Returns the listing with train for the rows that name no split, if others do."""
+    n_unsaid = sum(row.split is None for row in listing.rows)
+    if n_unsaid in (0, len(listing.rows)):
+        return listing
+    say(f"{listing.place}: {n_unsaid} of {len(listing.rows)} name no split: taken for train")
+    return replace(listing, rows=[replace(row, split=row.split or "train") for row in listing.rows])
+
+
 def _usable(listing: Listing, checked: dict[Path, Checked | TkdError], left_out: list[LeftOut]) -> list[Row]:
     """Returns the rows whose clips can be made; adds to `left_out` what the others lack, a recording's fault once."""
     usable, named, by_content, by_part, splits = [], set(), {}, {}, {}
@@ -148,7 +158,7 @@ def _usable(listing: Listing, checked: dict[Path, Checked | TkdError], left_out:
                 f"{row.path} is in {row.split} here, in {first.split} at {first.place}. Keep a recording in one split."
             )
         if fault:
-            left_out.append(LeftOut(row.place or _relative(row.path, listing.root), _placed(row, fault)))
+            left_out.append(LeftOut(_relative(row.path, listing.root), _placed(row, fault)))
         else:
             usable.append(row)
     return usable
