@@ -20,6 +20,7 @@ from cache_schema.reader import Cache, open_cache
 from cache_schema.sharing.diff import diff_caches
 from cache_schema.sharing.merge import merge_caches
 from cache_schema.sharing.transfer import pull_cache, push_cache
+from cache_schema.stores.remote import home
 from cache_schema.stores.working import begun, clear_leftovers
 from cache_schema.validate import Problem, validate_cache
 from cache_schema.writer import create_cache, finalise, pending_partitions, write_partition
@@ -50,6 +51,7 @@ __all__ = [
     "hold_every_share",
     "hold_partition",
     "hold_share",
+    "home",
     "merge_caches",
     "open_cache",
     "pending_partitions",

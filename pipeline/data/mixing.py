@@ -13,8 +13,11 @@ import numpy as np
 
 from pipeline.data.audio import noise_crop, noise_length, read_speech
 from pipeline.data.manifest import Clip
+from pipeline.errors import TkdError
 
 NOISE_DBFS = (-45.0, -25.0)  # RMS of the noise crop, relative to full scale
+LONGEST = 600  # seconds a clip
+LARGEST_SNR = 60  # dB, either way: beyond it the quieter part falls below the last of 16 bits
 _PEAK = 0.99  # full scale is 1
 
 
@@ -26,9 +29,19 @@ class MixRecipe:
     snr_db: tuple[float, float]
 
 
+def check_snr(snr_db: tuple[float, float]) -> None:
+    """Raises TkdError unless `snr_db` is a range in dB that can be heard in 16 bits."""
+    low, high = snr_db
+    if not -LARGEST_SNR <= low <= high <= LARGEST_SNR:  # not: NaN is outside
+        raise TkdError(f"SNR {low} to {high} dB: give the lower one first, both from -{LARGEST_SNR} to {LARGEST_SNR}.")
+
+
 @dataclass(frozen=True, order=True)
 class NoiseRegion:
-    """Samples `start` to `stop` (None: the end) of a noise recording at SAMPLE_RATE; `file` relative to audio_root."""
+    """Samples `start` to `stop` of a noise recording at SAMPLE_RATE; `file` relative to audio_root.
+
+    Without `stop` it is a recording made to be repeated, and a crop may run over its end to its start.
+    """
 
     file: str
     start: int = 0
@@ -48,8 +61,7 @@ def mix(clip: Clip, root: Path, regions: list[NoiseRegion], recipe: MixRecipe, r
     The keyword (`speech_file`, whole, or none for silence) lies entirely inside the clip unless it is longer.
     """
     region = regions[rng.integers(len(regions))]
-    stop = noise_length(root / region.file) if region.stop is None else region.stop
-    noise_offset = region.start + int(rng.integers(stop - region.start))
+    noise_offset = region.start + int(rng.integers(_n_starts(region, root, recipe.n_samples)))
     noise_dbfs, snr_db, position = rng.uniform(*NOISE_DBFS), rng.uniform(*recipe.snr_db), rng.random()
     noise = noise_crop(root / region.file, noise_offset, recipe.n_samples, region.start, region.stop)
     noise_gain = 10 ** (noise_dbfs / 20) / max(_rms(noise), 1e-6)
@@ -81,6 +93,14 @@ def mix(clip: Clip, root: Path, regions: list[NoiseRegion], recipe: MixRecipe, r
         noise_gain=_float32(noise_gain * quieter),
         **placed,
     )
+
+
+def _n_starts(region: NoiseRegion, root: Path, n_samples: int) -> int:
+    """Returns how many crops there are; one runs over the region's end only if it must."""
+    if region.stop is None:
+        return noise_length(root / region.file) - region.start
+    n_region = region.stop - region.start
+    return n_region - n_samples + 1 if n_region >= n_samples else n_region
 
 
 def _rms(samples: np.ndarray) -> float:

@@ -17,21 +17,14 @@ import soundfile
 
 from pipeline.data import noise
 from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
-from pipeline.data.mixing import MixRecipe, NoiseRegion, mix
+from pipeline.data.mixing import LONGEST, MixRecipe, NoiseRegion, check_snr, mix
 from pipeline.data.speech import Spoken, plan_speech, render_speech, say, slug, voices_by_split, write_noise
+from pipeline.data.speech_commands import OTHER_WORDS, WORDS
 from pipeline.errors import TkdError
 from pipeline.progress import Progress, track
 
-WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
-# The other words of Speech Commands v2: material for `_unknown_`.
-OTHER_WORDS = (
-    *("backward", "bed", "bird", "cat", "dog", "eight", "five", "follow", "forward", "four", "happy", "house", "learn"),
-    *("marvin", "nine", "one", "seven", "sheila", "six", "three", "tree", "two", "visual", "wow", "zero"),
-)
 NOISE_KINDS = ("coloured", "babble", "transients", "hum")
 NOISE_SECONDS = 30
-LONGEST = 600  # seconds a clip
-LARGEST_SNR = 60  # dB, either way: beyond it the quieter part falls below the last of 16 bits
 MOST_CLIPS = 1_000_000  # a split
 
 
@@ -66,11 +59,7 @@ class SynthConfig:
             raise TkdError(f"words {words!r}: no other word is left to stand for _unknown_. Leave some out.")
         if not 2 <= self.length_seconds <= LONGEST:  # not: NaN is outside, too
             raise TkdError(f"length {self.length_seconds} s: spoken words take up to 1.9 s. Use 2 to {LONGEST} s.")
-        low, high = self.snr_db
-        if not -LARGEST_SNR <= low <= high <= LARGEST_SNR:
-            raise TkdError(
-                f"SNR {low} to {high} dB: give the lower one first, both from -{LARGEST_SNR} to {LARGEST_SNR}."
-            )
+        check_snr(self.snr_db)
         smallest = math.ceil(1.2 * len(self.words))
         if not smallest <= min(self.clips) <= max(self.clips) <= MOST_CLIPS:
             raise TkdError(

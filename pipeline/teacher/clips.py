@@ -20,9 +20,8 @@ class TrainingClips(Dataset):
     """The training split, as one epoch sees it.
 
     Clips mixed from speech and noise are mixed afresh for every epoch (another noise crop, SNR and position), at the
-    crop's length if one is set; their noise stays within the stretches that are the training split's. Others are cropped
-    around their event where it is known, else anywhere. What an epoch draws depends on seed, epoch, clip_id and length
-    only.
+    crop's length if one is set; their noise stays within the training split's stretches. Others are cropped around
+    their event where it is known, else anywhere. What an epoch draws depends on seed, epoch, clip_id and length only.
     """
 
     def __init__(self, manifest: Manifest, seed: int, remix: bool = True, equal_lengths: bool = False) -> None:
