@@ -68,10 +68,32 @@ def _from_listing(out: Path, force: bool, list_recordings, length, seed, strict)
     return prepare(out, listing.recipe(config), lambda _work: read_listing(listing, config), force)
 
 
+def _speech_commands(out: Path, force: bool, root, **settings) -> "Manifest":
+    from pipeline.data.prepare import prepare
+    from pipeline.data.speech_commands import SpeechCommandsConfig, find_copy, read_speech_commands
+
+    config = checked(SpeechCommandsConfig, root=_text(root), **_given(settings))
+    copy = find_copy(config)
+    return prepare(out, config.recipe(copy), lambda _work: read_speech_commands(copy, config), force)
+
+
+def _nscv2(out: Path, force: bool, root, length, snr, noise, seed, strict) -> "Manifest":
+    from pipeline.data.nscv2 import Nscv2Config, make_nscv2
+    from pipeline.data.prepare import prepare
+    from pipeline.data.speech_commands import find_copy
+
+    chosen = {"length_seconds": length, "snr_db": snr, "seed": seed, "strict": strict}
+    config = checked(Nscv2Config, root=_text(root), noise=_text(noise), **_given(chosen))
+    copy = find_copy(config.words())
+    return prepare(out, config.recipe(copy), lambda work: make_nscv2(work, copy, config), force)
+
+
 # What makes each dataset, and the options it takes beside --out and --force.
 DATASETS: dict[str, tuple[Callable[..., "Manifest"], tuple[str, ...]]] = {
     "mini": (_mini, ()),
     "synth": (_synth, ("words", "clips", "length", "snr", "seed")),
+    "speech_commands": (_speech_commands, ("root", "version", "labels", "seed", "strict")),
+    "nscv2": (_nscv2, ("root", "length", "snr", "noise", "seed", "strict")),
     "folder": (_folder, ("root", "length", "seed", "strict")),
     "csv": (_csv, ("root", "audio", "length", "seed", "strict")),
     "audiofolder": (_audiofolder, ("root", "length", "seed", "strict")),
@@ -87,29 +109,37 @@ def data() -> None:
 @click.argument("name", type=ChoiceWithHint(DATASETS, "dataset"))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make.")
 @click.option(
-    "--root", type=click.Path(path_type=Path), help="Where the recordings are; csv: the table that lists them."
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Where the recordings are; csv: the table that lists them. speech_commands, nscv2: [downloaded]",
 )
 @click.option(
     "--audio", type=click.Path(path_type=Path), help="csv: what the table's paths are relative to. [its folder]"
 )
 @click.option("--words", help='synth: the words to spot, comma-separated, as in "hey lamp,lights out".')
 @click.option("--clips", type=int, nargs=3, help="synth: about how many clips in train, validation, test.")
-@click.option("--length", type=float, help="Seconds a clip. synth: 4; own recordings: as long as they are.")
+@click.option("--version", type=int, help="speech_commands: 1 or 2. [2]")
+@click.option("--labels", type=int, help="speech_commands: 12, or 35 for every word. [12]")
+@click.option("--length", type=float, help="Seconds a clip. synth, nscv2: 4; own recordings: as long as they are.")
 @click.option(
-    "--snr", type=float, nargs=2, metavar="LO HI", help="synth: range of signal-to-noise ratios in dB. [0 15]"
+    "--snr", type=float, nargs=2, metavar="LO HI", help="synth, nscv2: range of signal-to-noise ratios in dB. [0 15]"
+)
+@click.option(
+    "--noise", type=click.Path(path_type=Path), help="nscv2: a folder of noise. [Speech Commands' background noise]"
 )
 @click.option("--seed", type=int, default=0, help="Everything random is drawn from it.")
 @click.option("--strict", is_flag=True, help="Stop if a recording cannot be used, instead of leaving it out.")
 @click.option("--force", is_flag=True, help="Make it again, from nothing.")
 @click.pass_context
 def prepare_command(context, name, out, force, **options) -> None:
-    """Make the dataset NAME: mini (the built-in recipe), synth (your words, spoken and mixed into noise), or of your
-    own recordings: folder (one folder per label), csv (a table), audiofolder (as Hugging Face datasets has it).
+    """Make the dataset NAME: mini (the built-in recipe), synth (your words, spoken and mixed into noise),
+    speech_commands, nscv2 (Noisy Speech Commands v2), or of your own recordings: folder (one folder per label), csv (a table), audiofolder (as Hugging Face datasets has it).
 
     \b
     Examples:
       tkd data prepare mini --out data/mini
       tkd data prepare synth --words "hey lamp,lights out" --length 2 --out data/lamp
+      tkd data prepare nscv2 --length 8 --out data/nscv2-8s
       tkd data prepare folder --root recordings --out data/mine
       tkd data prepare csv --root clips.csv --audio recordings --out data/mine
     """
@@ -128,6 +158,10 @@ def prepare_command(context, name, out, force, **options) -> None:
 def _given(chosen: dict) -> dict:
     """Returns the settings given; the others have their defaults in the config."""
     return {setting: value for setting, value in chosen.items() if value is not None}
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _flag(option: str) -> str:
