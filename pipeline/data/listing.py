@@ -90,7 +90,7 @@ def read_listing(listing: Listing, config: RecordingsConfig) -> tuple[DatasetInf
     left_out = list(listing.left_out)
     usable = _usable(_filled(listing), checked, left_out)
     what = "recordings" if listing.tables_sha256 is None else "recordings and lines"
-    report(left_out, len(checked) + len(listing.left_out), what, listing.place, config.strict)
+    report(left_out, len(listing.rows) + len(listing.left_out), what, listing.place, config.strict)
 
     labels = tuple(sorted({label for row in usable for label in row.labels}))
     if len(labels) < 2:

@@ -96,7 +96,7 @@ def read_table(path: Path, folder: Path) -> Table:
     text = content.decode("utf-8-sig", errors="surrogateescape")
     columns, lines = _json_lines(text) if path.suffix.lower() == ".jsonl" else _csv_lines(path, text)
     name, label = _one_of(path, columns, _NAMES), _one_of(path, columns, _LABELS)
-    if unused := sorted(columns - set(_COLUMNS)):
+    if unused := [column for column in columns if column not in _COLUMNS]:
         say(f"{path}: columns not used: {', '.join(unused)}")
     multi_label = label == "labels"
     if multi_label:
