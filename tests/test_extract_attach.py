@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import Manifest, read_manifest, write_manifest
 from pipeline.errors import TkdError
 from pipeline.extract.attach import attach_features, match_clips
-from pipeline.extract.build import build_cache, build_partition
+from pipeline.extract.build import build_cache, build_partitions
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.extract.partitions import write_cache
@@ -154,7 +155,7 @@ def test_features_follow_the_settings_that_the_cache_states(data, teacher, tmp_p
     """A front end of half the hop, planted in a detached cache, is the one that is computed."""
     config = LogMelConfig(hop_length=160, floor=1e-3)
     plan, detached = plan_build(data, teacher, BuildConfig(with_features=False), config), tmp_path / "d.zarr"
-    write_cache(detached, plan.outline, lambda index, bar: build_partition(plan, detached, index, bar), "building")
+    write_cache(detached, plan.outline, partial(build_partitions, plan, detached), "building")
     attach_features(detached, data, tmp_path / "new.zarr")
     cache = zarr.open_group(tmp_path / "new.zarr", mode="r")
     for row, clip in enumerate(data.clips):

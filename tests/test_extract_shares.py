@@ -18,7 +18,7 @@ from cache_schema import CacheError, describe_cache, merge_caches, pending_parti
 from cache_schema.lock import hold, only_one
 from pipeline.data.manifest import Manifest
 from pipeline.errors import TkdError
-from pipeline.extract.build import build_cache, build_partition
+from pipeline.extract.build import build_cache, build_partitions
 from pipeline.extract.config import BuildConfig, Share
 from pipeline.extract.partitions import begin, claim
 from pipeline.extract.plan import plan_build
@@ -101,11 +101,11 @@ def test_any_process_may_write_any_partition_once_the_cache_is_begun(data, teach
     plan = plan_build(data, teacher, CONFIG)
     with only_one(out):
         begin(out, plan.outline, force=False)
-    for index in (3, 0, 3):
-        build_partition(plan, out, index)
+    for indices in ((3, 0), (3,)):
+        build_partitions(plan, out, indices)
     assert pending_partitions(out) == [1, 2, 4]
     with pytest.raises(TkdError, match=r"c.zarr: begun with something else: pooling.arithmetic is 'float32'"):
-        build_partition(plan_build(data, teacher, dataclasses.replace(CONFIG, bfloat16=True)), out, 1)
+        build_partitions(plan_build(data, teacher, dataclasses.replace(CONFIG, bfloat16=True)), out, (1,))
     assert pending_partitions(out) == [1, 2, 4]
     build_cache(data, teacher, out, CONFIG)
     assert files_of(out) == files_of(whole)

@@ -1,7 +1,6 @@
 """Features for a cache that came without them, computed from the recipient's own recordings."""
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +54,12 @@ def attach_features(
     software = {**given["software"], "features": versions("tkd", "torch", "torchaudio", "numpy")}
     metadata = {**given, "software": software}
     outline = Outline(dataclasses.replace(cache.layout, with_features=True), rows, metadata)
-    write_one = partial(_attach_partition, cache, manifest.audio_root, clips, log_mel, out, outline)
-    return write_cache(out, outline, write_one, "computing features", force=force)
+
+    def write(indices: list[int], progress: Progress) -> None:
+        for index in indices:
+            _attach_partition(cache, manifest.audio_root, clips, log_mel, out, outline, index, progress)
+
+    return write_cache(out, outline, write, "computing features", force=force)
 
 
 def match_clips(cache: Cache, manifest: Manifest, strict: bool = False) -> list[Clip]:

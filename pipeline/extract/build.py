@@ -1,15 +1,25 @@
 """Stage one: the teacher runs over every clip, and what it says goes into a cache."""
 
+from collections.abc import Iterable
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from functools import partial
+from itertools import groupby
 from pathlib import Path
+
+import numpy as np
 
 from cache_schema import write_partition
 from pipeline.data.manifest import Manifest
-from pipeline.extract.config import BuildConfig, Share
+from pipeline.extract.config import BuildConfig, ClusterConfig, Share
+from pipeline.extract.overlap import Usage, behind
 from pipeline.extract.partitions import Built, claim, write_cache
 from pipeline.extract.plan import Plan, plan_build
-from pipeline.extract.targets import run_teacher
-from pipeline.progress import Progress
+from pipeline.extract.targets import empty_arrays, encoder, hear, put_away, render_ahead
+from pipeline.progress import Progress, say
+
+_BATCHES_BEHIND = 8  # heard, and still to be put away or written, at most
+_DOING = "running the teacher"
 
 
 def build_cache(
@@ -19,30 +29,82 @@ def build_cache(
     config: BuildConfig,
     force: bool = False,
     share: Share | None = None,
+    cluster: ClusterConfig | None = None,
 ) -> Built:
     """Runs the teacher over every clip of the manifest, or a share of them, and writes the cache `out`.
 
-    Nothing is run where the same cache is there and complete.
+    Nothing is run where the same cache is there and complete. With `cluster` workers of dask.distributed run the
+    teacher; else this process does.
 
     Raises:
-        TkdError: teacher and dataset do not fit, a clip cannot be read or is too short, `out` holds another cache, or
-            another job is writing the same.
+        TkdError: teacher and dataset do not fit, a clip cannot be read or is too short, `out` holds another cache,
+            another job is writing the same, or the workers failed.
         CacheError: an unfinished cache of something else is there, or what is there is damaged.
     """
     plan = plan_build(manifest, teacher_name, config)
-    return write_cache(out, plan.outline, partial(build_partition, plan, out), "running the teacher", share, force)
+    if cluster is None:
+        write = partial(build_partitions, plan, out)
+    else:
+        from pipeline.extract.cluster import Job, build_on_cluster  # dask is imported where it is asked for
+
+        write = partial(build_on_cluster, cluster, Job.of(plan, teacher_name, out), plan.outline.layout)
+
+    def write_and_report(indices: list[int], progress: Progress) -> None:
+        usage = write(indices, progress)
+        if usage.audio:
+            say(f"{_DOING}: {usage}")
+
+    return write_cache(out, plan.outline, write_and_report, _DOING, share, force)
 
 
-def build_partition(plan: Plan, out: Path, index: int, progress: Progress | None = None) -> None:
-    """Computes and writes one partition of the unfinished cache, unless it is whole; the unit of stage one's work.
+def build_partitions(
+    plan: Plan, out: Path, indices: Iterable[int], progress: Progress | None = None, wait_seconds: float = 0
+) -> Usage:
+    """Computes and writes partitions of the unfinished cache, those that are whole excepted; returns the time it took.
 
-    Any process may call it, for any partition, at any time after `begin`; with a plan of its own, made from the same.
+    Any process may call it, for any partitions, at any time after `begin`; with a plan of its own, made from the same.
+    While the teacher runs, the next clips are rendered, and what it said is written: of one partition at most, so that
+    two are in memory. Several threads of a process may call it: while one runs the teacher, others render and write.
+
+    Args:
+        plan: What to build.
+        out: Where the finished cache is to be.
+        indices: The partitions, each once.
+        progress: Advanced by clips.
+        wait_seconds: How long to wait for another process that is writing one of them.
 
     Raises:
-        TkdError: another process is writing the partition, the cache was begun with another plan, or a clip cannot be
-            read.
+        TkdError: the cache was begun with another plan, or a clip cannot be read.
+        CacheError: another process is writing a partition.
     """
-    with claim(out, plan.outline, index) as missing:
-        if missing:
-            clips = plan.manifest.clips[plan.outline.layout.partition_rows(index)]
-            write_partition(out, index, run_teacher(plan, clips, progress))
+    layout, usage = plan.outline.layout, Usage()
+    parts = ((index, plan.manifest.clips[layout.partition_rows(index)]) for index in indices)
+    rendered = closing(render_ahead(plan, parts, usage))
+    with usage.timed("wall"), rendered as batches, behind(_BATCHES_BEHIND, usage) as later:
+        for index, batches_of_it in groupby(batches, lambda batch: batch.part):
+            with ExitStack() as held:
+                missing = held.enter_context(claim(out, plan.outline, index, wait_seconds))
+                if not missing:
+                    for batch in batches_of_it:
+                        _advance(progress, batch.rows)
+                    continue
+                rows = layout.partition_rows(index)
+                arrays, kept = empty_arrays(layout, rows.stop - rows.start, stored=True), []
+                with encoder():
+                    for batch in batches_of_it:
+                        kept.append(later(put_away, arrays, layout, batch, hear(plan, batch, usage)))
+                        _advance(progress, batch.rows)
+                later(_write, held.pop_all(), out, index, arrays, kept)
+    return usage
+
+
+def _write(held: ExitStack, out: Path, index: int, arrays: dict[str, np.ndarray], kept: list[Future]) -> None:
+    with held:
+        for put in kept:
+            put.result()  # done by now; raises if it failed
+        write_partition(out, index, arrays, coded=True)
+
+
+def _advance(progress: Progress | None, rows: list[int]) -> None:
+    if progress is not None:
+        progress.advance(len(rows))

@@ -5,6 +5,7 @@ the whole, and by a job that does a share while it begins and finalises; a share
 own among the working store's records.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from pipeline.extract.plan import PROVENANCE, Outline, other_than
 from pipeline.progress import Progress
 
 WAIT_SECONDS = 60  # for another job to begin or to finalise, which takes moments
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Built:
 def write_cache(
     out: Path,
     outline: Outline,
-    write_one: Callable[[int, Progress], None],
+    write: Callable[[list[int], Progress], object],
     doing: str,
     share: Share | None = None,
     force: bool = False,
@@ -56,7 +58,7 @@ def write_cache(
     Args:
         out: Where the finished cache is to be.
         outline: What it is begun with.
-        write_one: Claims, computes and writes one partition, and advances the progress by its clips.
+        write: Claims, computes and writes the partitions it is given, and advances the progress by their clips.
         doing: What that is, for the progress.
         share: Which partitions; None for all of them. The job that finds none missing in the end finalises.
         force: Replace a finished cache, and throw away an unfinished one begun with something else.
@@ -70,14 +72,14 @@ def write_cache(
         with only_one(out):
             if cache_id := begin(out, outline, force):
                 return Built(cache_id, n_partitions, n_partitions, already=True)
-            fill(out, outline, range(n_partitions), write_one, doing)
+            fill(out, outline, range(n_partitions), write, doing)
             return Built(finalise(out), n_partitions, n_partitions)
     with ExitStack() as job:
         with only_one(out, WAIT_SECONDS):
             if cache_id := begin(out, outline, force):
                 return Built(cache_id, n_partitions, n_partitions, already=True)
             job.enter_context(hold_share(out, share.index, share.n_shares))
-        fill(out, outline, share.partitions(n_partitions), write_one, doing)
+        fill(out, outline, share.partitions(n_partitions), write, doing)
     return _finalise_if_whole(out, n_partitions)
 
 
@@ -111,27 +113,39 @@ def begin(out: Path, outline: Outline, force: bool) -> str | None:
 
 
 def fill(
-    out: Path, outline: Outline, indices: Iterable[int], write_one: Callable[[int, Progress], None], doing: str
+    out: Path,
+    outline: Outline,
+    indices: Iterable[int],
+    write: Callable[[list[int], Progress], object],
+    doing: str,
 ) -> None:
     """Writes those of the partitions that are missing."""
     rows = {index: outline.layout.partition_rows(index) for index in indices}
     n_clips = {index: part.stop - part.start for index, part in rows.items()}
-    missing = set(_missing(out))
+    missing = set(_missing(out)).intersection(n_clips)
     with Progress(doing, sum(n_clips.values()), "clips") as progress:
         progress.advance(sum(n_clips[index] for index in n_clips if index not in missing))
-        for index in n_clips:
-            if index in missing:
-                write_one(index, progress)
+        write(sorted(missing), progress)
 
 
 @contextmanager
-def claim(out: Path, outline: Outline, index: int) -> Iterator[bool]:
+def claim(out: Path, outline: Outline, index: int, wait_seconds: float = 0) -> Iterator[bool]:
     """Holds a partition of the unfinished cache while the block runs; yields whether it is still to be written.
 
     Raises:
-        TkdError: another process holds it, or the cache was begun with something else.
+        TkdError: the cache was begun with something else.
+        CacheError: another process holds the partition, for longer than `wait_seconds`.
     """
-    with hold_partition(out, index):
+    with ExitStack() as held:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                held.enter_context(hold_partition(out, index))
+                break
+            except CacheError:
+                if time.monotonic() >= deadline or begun(out) is None:
+                    raise
+            time.sleep(_POLL_SECONDS)
         missing = index in _missing(out)
         if missing and (found := other_than(begun(out) or {}, outline)):
             raise TkdError(f"{out}: begun with something else: {'; '.join(found)}. Give every job the same settings.")

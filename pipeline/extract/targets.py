@@ -1,17 +1,44 @@
 """What the teacher says about clips, and what students hear of them: the content of a partition."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from cache_schema import Layout, encode_weights
 from pipeline.data.audio import render_clip, to_waveform
-from pipeline.data.manifest import Clip
-from pipeline.extract.attention import pool_attention
+from pipeline.data.manifest import SAMPLE_RATE, Clip
+from pipeline.errors import TkdError
+from pipeline.extract.attention import PooledAttention, pool_attention
+from pipeline.extract.overlap import Usage, ahead
 from pipeline.extract.plan import Plan
 from pipeline.progress import Progress
 from pipeline.teacher.clips import collate
 from pipeline.teacher.model import Teacher, best_device
+
+MOST_PADDING = 0.1  # of a batch's samples
+BATCHES_AHEAD = 3  # rendered before the teacher wants them, at most
+_ENCODER = threading.Lock()  # two forward passes at once would each be half as fast, and want twice the memory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips rendered for the teacher and for students."""
+
+    part: int  # what they are a batch of
+    rows: list[int]  # their positions in it
+    clips: list[Clip]
+    input_values: Tensor  # (batch, n_samples) float32
+    attention_mask: Tensor | None  # (batch, n_samples), 1 = valid; None where all are of one length
+    audio_sha256: list[str]
+    features: list[np.ndarray]  # (n_features, T) float32 each; empty for a detached cache
 
 
 def run_teacher(plan: Plan, clips: Sequence[Clip], progress: Progress | None = None) -> dict[str, np.ndarray]:
@@ -20,39 +47,120 @@ def run_teacher(plan: Plan, clips: Sequence[Clip], progress: Progress | None = N
     Raises:
         TkdError: a clip cannot be read.
     """
-    layout, config = plan.outline.layout, plan.config
-    teacher, device = plan.teacher.to(best_device()), best_device()
+    layout, usage = plan.outline.layout, Usage()
+    arrays = empty_arrays(layout, len(clips))
+    with closing(render_ahead(plan, [(0, clips)], usage)) as batches:
+        for batch in batches:
+            put_away(arrays, layout, batch, hear(plan, batch, usage))
+            if progress is not None:
+                progress.advance(len(batch.rows))
+    return arrays
+
+
+def render_ahead(plan: Plan, parts: Iterable[tuple[int, Sequence[Clip]]], usage: Usage) -> Iterator[Batch]:
+    """Yields the batches of one part after the other; threads render the next while one is used.
+
+    How a part's clips are batched depends on them, the teacher and the batch size alone, not on other parts.
+    """
+    on_accelerator = best_device().type != "cpu"
+    n_threads = min(8, os.cpu_count() or 1) if on_accelerator else 1  # on a CPU the teacher wants the cores
+    tasks = (
+        (part, clips, rows)
+        for part, clips in parts
+        for rows in batches_of(clips, plan.teacher, plan.config.batch_size * SAMPLE_RATE)
+    )
+    return ahead(tasks, partial(_render, plan), n_threads, max(BATCHES_AHEAD, n_threads), usage)
+
+
+def hear(plan: Plan, batch: Batch, usage: Usage) -> PooledAttention:
+    """Returns what the teacher says of a batch, on its device."""
+    device = best_device()
+    teacher = plan.teacher.to(device)
+    with usage.timed("forward"):
+        mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
+        pooled = pool_attention(teacher, batch.input_values.to(device), mask, plan.config.bfloat16)
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+    usage.audio += sum(clip.n_samples for clip in batch.clips) / SAMPLE_RATE
+    return pooled
+
+
+def encoder() -> threading.Lock:
+    """The right to run the teacher in this process, to be held by a thread that is about to."""
+    return _ENCODER
+
+
+def empty_arrays(layout: Layout, n_clips: int, stored: bool = False) -> dict[str, np.ndarray]:
+    """Returns the per-partition arrays, zeros, for `put_away` to fill: float32, or with `stored` as a cache has them."""
+    floats, weights = (np.float16, np.uint8) if stored else (np.float32, np.float32)
     arrays = {
-        "rollout": np.zeros((len(clips), layout.n_frames), np.float32),
-        "logits": np.zeros((len(clips), layout.n_classes), np.float32),
-        "audio_sha256": np.empty(len(clips), np.dtypes.StringDType()),
+        "rollout": np.zeros((n_clips, layout.n_frames), floats),
+        "logits": np.zeros((n_clips, layout.n_classes), floats),
+        "audio_sha256": np.empty(n_clips, np.dtypes.StringDType()),
     }
     if layout.with_features:
-        arrays["features"] = np.zeros((len(clips), layout.n_features, layout.n_feature_frames), np.float32)
-    heads = np.zeros((len(clips), layout.n_layers, layout.n_heads, layout.n_frames), np.float32)
-    for batch in _batches(clips, teacher, config.batch_size):
-        pcm = [render_clip(plan.manifest.audio_root, clips[row]) for row in batch]
-        waveforms = [to_waveform(samples) for samples in pcm]
-        for row, samples, waveform in zip(batch, pcm, waveforms, strict=True):
-            arrays["audio_sha256"][row] = audio_sha256(samples)
-            if layout.with_features:
-                features = plan.log_mel(waveform)
-                arrays["features"][row, :, : features.shape[1]] = features
-        inputs = collate([{"waveform": waveform, "label": 0} for waveform in waveforms])
-        mask = inputs.get("attention_mask")
-        mask = None if mask is None else mask.to(device)
-        pooled = pool_attention(teacher, inputs["input_values"].to(device), mask, config.bfloat16)
-        n_frames = pooled.rollout.shape[1]
-        arrays["rollout"][batch, :n_frames] = pooled.rollout.cpu()
-        arrays["logits"][batch] = pooled.logits.cpu()
-        heads[batch, ..., :n_frames] = pooled.head_weights.cpu()
-        if progress is not None:
-            progress.advance(len(batch))
+        arrays["features"] = np.zeros((n_clips, layout.n_features, layout.n_feature_frames), floats)
     if layout.keep == "heads":
-        arrays["head_weights"] = heads
+        arrays["head_weights"] = np.zeros((n_clips, layout.n_layers, layout.n_heads, layout.n_frames), weights)
     elif layout.keep == "layers":
-        arrays["layer_weights"] = heads.mean(axis=2)
+        arrays["layer_weights"] = np.zeros((n_clips, layout.n_layers, layout.n_frames), weights)
     return arrays
+
+
+def put_away(arrays: dict[str, np.ndarray], layout: Layout, batch: Batch, pooled: PooledAttention) -> None:
+    """Fills a batch's rows of the arrays; weights are coded where the arrays hold codes.
+
+    Raises:
+        TkdError: weights that are no distribution; a code would hide that.
+    """
+    rows, n_frames = batch.rows, pooled.rollout.shape[1]
+    with np.errstate(over="ignore"):  # an infinity is found, and named, when the partition is written
+        arrays["rollout"][rows, :n_frames] = pooled.rollout.cpu()
+        arrays["logits"][rows] = pooled.logits.cpu()
+        for row, features in zip(rows, batch.features, strict=False):
+            arrays["features"][row, :, : features.shape[1]] = features
+    arrays["audio_sha256"][rows] = batch.audio_sha256
+    if layout.keep == "rollout":
+        return
+    name, weights = "head_weights", pooled.head_weights  # (batch, n_layers, n_heads, T)
+    if layout.keep == "layers":
+        name, weights = "layer_weights", weights.mean(dim=2)  # (batch, n_layers, T)
+    weights, held = weights.cpu().numpy(), arrays[name]
+    if held.dtype == np.uint8:
+        sums = weights.sum(axis=-1).reshape(len(rows), -1)
+        wrong = ~(np.abs(sums - 1) < 1e-2).all(axis=1)  # NaN, too
+        if wrong.any():
+            clip = batch.clips[int(wrong.argmax())].clip_id
+            raise TkdError(
+                f"the teacher's attention to clip {clip} is not finite. Build without --bfloat16, or look at the "
+                "teacher with tkd teacher evaluate."
+            )
+        n_frames = min(n_frames + 1, layout.n_frames)  # the code of the frame after a clip's last ends it
+        weights = np.pad(weights, [*[(0, 0)] * (weights.ndim - 1), (0, n_frames - weights.shape[-1])])
+        valid = np.arange(n_frames) < pooled.lengths.cpu().numpy().reshape(-1, *[1] * (weights.ndim - 1))
+        weights = encode_weights(weights, valid)
+    held[rows, ..., :n_frames] = weights
+
+
+def batches_of(clips: Sequence[Clip], teacher: Teacher, n_samples: float) -> Iterator[list[int]]:
+    """Yields the clips' positions, longest first: at most `n_samples` a batch with its padding, or a single clip.
+
+    At most `MOST_PADDING` of a batch is padding, and none where padding would change what the encoder says.
+    """
+    most_padding = 0.0 if teacher.needs_equal_lengths else MOST_PADDING
+    batch: list[int] = []
+    heard = longest = 0
+    for row in sorted(range(len(clips)), key=lambda row: -clips[row].n_samples):
+        padded = longest * (len(batch) + 1)
+        if batch and (padded > n_samples or padded - heard - clips[row].n_samples > most_padding * padded):
+            yield batch
+            batch, heard = [], 0
+        if not batch:
+            longest = clips[row].n_samples
+        batch.append(row)
+        heard += clips[row].n_samples
+    if batch:
+        yield batch
 
 
 def audio_sha256(pcm: np.ndarray) -> str:
@@ -60,17 +168,18 @@ def audio_sha256(pcm: np.ndarray) -> str:
     return hashlib.sha256(pcm.astype("<i2").tobytes()).hexdigest()
 
 
-def _batches(clips: Sequence[Clip], teacher: Teacher, batch_size: int) -> Iterator[list[int]]:
-    """Yields rows of clips of like length; of equal length where the encoder normalises over time.
-
-    With feat_extract_norm "group" (wav2vec 2.0 BASE) padding changes the outputs, and no mask mends it. So it does in
-    data2vec-audio, which has no such setting: its several positional convolutions see what the first made of padding.
-    """
-    equal = getattr(teacher.encoder.config, "feat_extract_norm", "group") == "group"
-    batch: list[int] = []
-    for row in sorted(range(len(clips)), key=lambda row: clips[row].n_samples):
-        if batch and (len(batch) == batch_size or (equal and clips[row].n_samples != clips[batch[0]].n_samples)):
-            yield batch
-            batch = []
-        batch.append(row)
-    yield batch
+def _render(plan: Plan, task: tuple[int, Sequence[Clip], list[int]]) -> Batch:
+    part, clips, rows = task
+    clips = [clips[row] for row in rows]
+    pcm = [render_clip(plan.manifest.audio_root, clip) for clip in clips]
+    waveforms = [to_waveform(samples) for samples in pcm]
+    inputs = collate([{"waveform": waveform} for waveform in waveforms], plan.teacher.do_normalize)
+    return Batch(
+        part,
+        rows,
+        clips,
+        inputs["input_values"],
+        inputs.get("attention_mask"),
+        [audio_sha256(samples) for samples in pcm],
+        [plan.log_mel(waveform) for waveform in waveforms] if plan.outline.layout.with_features else [],
+    )

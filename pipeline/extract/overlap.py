@@ -1,0 +1,98 @@
+"""What other threads do while this one runs the teacher: prepare its next batches, put away what it said."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+@dataclass
+class Usage:
+    """Where the time of a build went, in seconds; of several workers', their sums."""
+
+    wall: float = 0.0
+    forward: float = 0.0  # inside the teacher's forward pass
+    clips: float = 0.0  # the teacher waited for its next clips
+    writing: float = 0.0  # the teacher waited for what was to be put away and written
+    audio: float = 0.0  # of the clips heard
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Adds the seconds that the block takes to `what`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, what, getattr(self, what) + time.perf_counter() - started)
+
+    def add(self, other: "Usage") -> None:
+        """Adds another's seconds to these."""
+        for name, seconds in vars(other).items():
+            setattr(self, name, getattr(self, name) + seconds)
+
+    def __str__(self) -> str:
+        shares = {name: getattr(self, name) / max(self.wall, 1e-9) for name in ("forward", "clips", "writing")}
+        return (
+            f"{shares['forward']:.1%} of the time in the forward pass, {shares['clips']:.1%} waiting for clips, "
+            f"{shares['writing']:.1%} for writing; {self.audio / max(self.wall, 1e-9):.1f} s of audio a second"
+        )
+
+
+def ahead(
+    tasks: Iterable[Task], work: Callable[[Task], Result], n_threads: int, depth: int, usage: Usage
+) -> Iterator[Result]:
+    """Yields `work(task)` in order; while one is used, threads do up to `depth` of the next.
+
+    What `work` raises is raised here. Close the iterator where it may be left half used (`contextlib.closing`).
+
+    Torch computes with one thread in these threads: two teams of threads that want the same cores hold each other up,
+    and features do not depend on how many cores there are.
+    """
+    with ThreadPoolExecutor(n_threads, "tkd-clips", torch.set_num_threads, (1,)) as pool:
+        waiting: deque[Future[Result]] = deque()
+
+        def first() -> Result:
+            with usage.timed("clips"):
+                return waiting.popleft().result()
+
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(work, task))
+                if len(waiting) > depth:
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # leaving the block waits for those that have begun
+
+
+@contextmanager
+def behind(depth: int, usage: Usage) -> Iterator[Callable[..., Future]]:
+    """Yields `later(work, *arguments)`: a thread does these calls in order, while the block goes on.
+
+    `later` waits where more than `depth` calls are still to be done. What a call raised is raised by a `later` after it,
+    or at the end of the block; if the block itself fails, the calls already handed over are done first.
+    """
+    with ThreadPoolExecutor(1, "tkd-writing", torch.set_num_threads, (1,)) as pool:
+        waiting: deque[Future] = deque()
+
+        def later(work: Callable[..., object], *arguments: object) -> Future:
+            future = pool.submit(work, *arguments)
+            waiting.append(future)
+            with usage.timed("writing"):
+                while len(waiting) > depth or (waiting and waiting[0].done()):
+                    waiting.popleft().result()
+            return future
+
+        yield later
+        with usage.timed("writing"):
+            for future in waiting:
+                future.result()
