@@ -1,5 +1,7 @@
 """Pooled attention against its definition, computed another way; and against maps with a planted answer."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,19 @@ from pipeline.extract.pooling import Pooling
 
 
 def maps_by_transformers(teacher, inputs, mask=None):
-    """Each layer's attention maps as transformers itself returns them, float64."""
-    teacher.encoder.set_attn_implementation("eager")
-    with torch.no_grad():
+    """Each layer's attention maps as transformers itself returns them, float64.
+
+    Of WavLM it returns the mean over heads for every head; here torch is asked for the heads, and every "head" of what
+    comes back holds all of them.
+    """
+    wavlm = teacher.encoder.config.model_type == "wavlm"
+    if not wavlm:
+        teacher.encoder.set_attn_implementation("eager")
+    by_head = functools.partial(torch.nn.functional.multi_head_attention_forward, average_attn_weights=False)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "multi_head_attention_forward", by_head)
         out = teacher.encoder(inputs, attention_mask=mask, output_attentions=True)
-    return [layer.double().numpy() for layer in out.attentions]
+    return [(layer[:, 0] if wavlm else layer).double().numpy() for layer in out.attentions]
 
 
 def rollout_by_definition(maps, clip, n_frames):

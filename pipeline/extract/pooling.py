@@ -2,21 +2,12 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 # Bytes of attention map worked on at once: of each core's second-level cache; of an accelerator's memory.
-_PER_CORE, _PER_DEVICE = 1 << 20, 1 << 28
-
-
-class _Tile(NamedTuple):
-    """A piece of the maps of some clips of one length."""
-
-    clips: slice
-    heads: slice
-    rows: slice  # queries
+_PER_CORE, _PER_DEVICE = 1 << 21, 1 << 28
 
 
 class Pooling:
@@ -54,37 +45,46 @@ class Pooling:
             bias: Added to the scores, (batch, n_heads, T, T).
         """
         batch, n_heads, n_frames, head_dim = query.shape
-        output = query.new_zeros(batch, n_frames, n_heads, head_dim)
+        padded = any(n < n_frames for _, n in self._runs)
+        new = query.new_zeros if padded else query.new_empty
+        output = new(batch, n_frames, n_heads, head_dim)
+        head_means = new(batch, n_frames, n_frames, dtype=torch.float32)
         received = query.new_zeros(batch, n_heads, n_frames, dtype=torch.float32)
-        head_means = query.new_zeros(batch, n_frames, n_frames, dtype=torch.float32)
         score_dtype = torch.float32 if query.device.type == "cpu" else query.dtype
         with torch.autocast(query.device.type, enabled=False):
             for run, n in self._runs:
                 scaled = query[run, :, :n].to(score_dtype) * scaling
-                keys = key[run, :, :n].to(score_dtype).transpose(2, 3).contiguous()  # (clips, n_heads, head_dim, n)
-                values = value[run, :, :n].contiguous()
-                for clips, heads, rows in _tiles(run.stop - run.start, n_heads, n, query.device):
-                    scores = scaled[clips, heads, rows] @ keys[clips, heads]  # (clips, heads, rows, n)
-                    if bias is not None:
-                        scores += bias[run, :, :n, :n][clips, heads, rows]
-                    attention = scores.softmax(-1, dtype=torch.float32)
-                    mixed = attention.to(values.dtype) @ values[clips, heads]
-                    output[run, :n][clips, rows, heads] = mixed.transpose(1, 2)
-                    received[run, :, :n][clips, heads] += attention.sum(2)
-                    head_means[run, :n, :n][clips, rows] += attention.sum(1)
+                keys = key[run, :, :n].to(score_dtype).transpose(2, 3)  # (clips, n_heads, head_dim, n)
+                values = value[run, :, :n]
+                for clips, rows, heads_at_once in _tiles(run.stop - run.start, n_heads, n, query.device):
+                    total = None  # over heads
+                    for head in range(0, n_heads, heads_at_once):
+                        heads = slice(head, head + heads_at_once)
+                        scores = scaled[clips, heads, rows] @ keys[clips, heads]  # (clips, heads, rows, n)
+                        if bias is not None:
+                            scores += bias[run, heads, :n, :n][clips, :, rows]
+                        attention = scores.softmax(-1, dtype=torch.float32)
+                        mixed = attention.to(values.dtype) @ values[clips, heads]
+                        output[run, :n][clips, rows, heads] = mixed.transpose(1, 2)
+                        received[run, heads, :n][clips] += attention.sum(2)
+                        summed = attention.sum(1) if attention.shape[1] > 1 else attention[:, 0]
+                        total = summed if total is None else total.add_(summed)
+                    torch.mul(total, 1 / n_heads, out=head_means[run, :n, :n][clips, rows])
         self.received.append(received / received.sum(-1, keepdim=True))
-        self.head_means.append(head_means.div_(n_heads))
+        self.head_means.append(head_means)
         return output
 
 
-def _tiles(n_clips: int, n_heads: int, n_frames: int, device: torch.device) -> Iterator[_Tile]:
-    """Yields the maps of clips of one length: some clips at a time, else some heads of one, else some rows of one."""
+def _tiles(n_clips: int, n_heads: int, n_frames: int, device: torch.device) -> Iterator[tuple[slice, slice, int]]:
+    """Yields the maps of clips of one length in pieces: clips, rows (queries), and the heads to be taken at once.
+
+    Several clips at a time; if that is too much, some heads of one clip; if that is, some rows of one head.
+    """
     n_bytes = _PER_CORE * torch.get_num_threads() if device.type == "cpu" else _PER_DEVICE
     n_rows = n_bytes // (4 * n_frames)  # of float32
     step_clips = max(1, n_rows // (n_heads * n_frames))
-    step_heads = min(n_heads, max(1, n_rows // n_frames))
     step_rows = min(n_frames, max(16, n_rows))
+    heads_at_once = min(n_heads, max(1, n_rows // n_frames))
     for clip in range(0, n_clips, step_clips):
-        for head in range(0, n_heads, step_heads):
-            for row in range(0, n_frames, step_rows):
-                yield _Tile(slice(clip, clip + step_clips), slice(head, head + step_heads), slice(row, row + step_rows))
+        for row in range(0, n_frames, step_rows):
+            yield slice(clip, clip + step_clips), slice(row, row + step_rows), heads_at_once
