@@ -84,6 +84,7 @@ def _nscv2(out: Path, force: bool, root, length, snr, noise, seed, strict) -> "M
 
     chosen = {"length_seconds": length, "snr_db": snr, "seed": seed, "strict": strict}
     config = checked(Nscv2Config, root=_text(root), noise=_text(noise), **_given(chosen))
+    config.check_noise()
     copy = find_copy(config.words())
     return prepare(out, config.recipe(copy), lambda work: make_nscv2(work, copy, config), force)
 
@@ -133,7 +134,8 @@ def data() -> None:
 @click.pass_context
 def prepare_command(context, name, out, force, **options) -> None:
     """Make the dataset NAME: mini (the built-in recipe), synth (your words, spoken and mixed into noise),
-    speech_commands, nscv2 (Noisy Speech Commands v2), or of your own recordings: folder (one folder per label), csv (a table), audiofolder (as Hugging Face datasets has it).
+    speech_commands, nscv2 (Noisy Speech Commands v2), or of your own recordings: folder (one folder per label), csv (a
+    table), audiofolder (as Hugging Face datasets has it).
 
     \b
     Examples:

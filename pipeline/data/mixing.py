@@ -80,7 +80,7 @@ def mix(clip: Clip, root: Path, regions: list[NoiseRegion], recipe: MixRecipe, r
             "event_start": offset,
             "event_stop": offset + len(heard),
         }
-    quieter = min(1.0, _PEAK / np.abs(mixed).max())
+    quieter = _PEAK / max(_PEAK, np.abs(mixed).max())
     if placed:
         placed["speech_gain"] = _float32(placed["speech_gain"] * quieter)
     return dataclasses.replace(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.data.manifest import SAMPLE_RATE, Clip, DatasetInfo
 from pipeline.data.mixing import LONGEST, MixRecipe, check_snr, mix
-from pipeline.data.noise_shares import share_noise
+from pipeline.data.noise_shares import noise_files, share_noise
 from pipeline.data.speech_commands import (
     BACKGROUND,
     SpeechCommandsConfig,
@@ -63,6 +63,11 @@ class Nscv2Config:
             "names_and_sizes_sha256": names_and_sizes(copy),
             "noise_names_and_sizes_sha256": noise_names_and_sizes(noise),
         }
+
+    def check_noise(self) -> None:
+        """Raises TkdError if there is no noise in the folder given: to know it before a download."""
+        if self.noise is not None:
+            noise_files(Path(self.noise))
 
     def noise_folder(self, copy: Path) -> Path:
         """Returns where the noise is."""

@@ -141,7 +141,7 @@ def read_words(copy: Path, config: SpeechCommandsConfig, prefix: str = "") -> Wo
     """Returns the recordings of the task, `prefix` leading to them from audio_root; see `read_speech_commands`."""
     listed = _lists(copy, config)
     wanted = {split: [name for name in listed[split] if _word(name) in WORDS] for split in SPLITS}
-    n_silence = {split: math.ceil(len(wanted[split]) / 10) for split in SPLITS}
+    n_silence = {split: tenth(len(wanted[split])) for split in SPLITS}
     chosen = listed
     if config.labels == 12:
         chosen = {split: wanted[split] + _unknown(listed[split], n_silence[split], config.seed) for split in SPLITS}
@@ -176,6 +176,11 @@ def read_words(copy: Path, config: SpeechCommandsConfig, prefix: str = "") -> Wo
         "left_out": [{"file": each.file, "reason": each.reason} for each in left_out],
     }
     return Words(clips, n_silence, source)
+
+
+def tenth(n_wanted: int) -> int:
+    """Returns how many clips of silence, and how many of unknown words, go with `n_wanted` of the ten words."""
+    return math.ceil(n_wanted / 10)
 
 
 def silence(n_silence: dict[str, int], n_samples: int) -> list[Clip]:
