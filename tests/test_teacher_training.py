@@ -109,11 +109,20 @@ def killed_when(file, *arguments):
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tiny_data, config, tmp_path, capfd):
-    config = dataclasses.replace(config, epochs=5)
+    config = dataclasses.replace(
+        config,
+        epochs=5,
+        patience=5,
+        batch_size=8,
+        gradient_accumulation_steps=2,
+        gradient_checkpointing=True,
+        freeze_encoder_steps=7,
+    )
     killed_when(
         tmp_path / "t.partial" / "checkpoint-6" / "trainer_state.json",
         *("teacher", "train", "--data", tiny_data.root, "--out", tmp_path / "t", "--base", config.base),
-        *("--crops", "1:1", "--epochs", 5, "--batch-size", 16, "--learning-rate", 1e-3),
+        *("--crops", "1:1", "--epochs", 5, "--batch-size", 8, "--learning-rate", 1e-3, "--patience", 5),
+        *("--gradient-accumulation-steps", 2, "--gradient-checkpointing", "--freeze-encoder-steps", 7),
     )
     assert not (tmp_path / "t").exists()
     checkpoints = (tmp_path / "t.partial").glob("checkpoint-*")
@@ -192,10 +201,10 @@ def test_a_wrong_base_leaves_nothing_behind(tiny_data, config, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("model_type", ["data2vec-audio", "hubert"])
+@pytest.mark.parametrize("model_type", ["data2vec-audio", "hubert", "wavlm", "unispeech-sat"])
 def test_other_encoders_of_the_family_train(tiny_data, config, tmp_path, model_type):
     (tmp_path / "other.json").write_text(tiny_config(model_type, num_hidden_layers=1).to_json_string())
-    config = dataclasses.replace(config, base=str(tmp_path / "other.json"), crops=())
+    config = dataclasses.replace(config, base=str(tmp_path / "other.json"), crops=(), gradient_checkpointing=True)
     train_teacher(tiny_data, config, tmp_path / "t")
     assert load_teacher(str(tmp_path / "t"))[0].encoder.config.model_type == model_type
 

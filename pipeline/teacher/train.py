@@ -153,7 +153,7 @@ def _trainer(teacher: Teacher, manifest: Manifest, config: TeacherConfig, work: 
     if config.freeze_feature_encoder:
         teacher.encoder.feature_extractor._freeze_parameters()  # as every `freeze_feature_encoder` of transformers does
     if config.gradient_checkpointing:
-        teacher.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        teacher.encoder.activation_checkpointing_enable({"use_reentrant": False})
     task, metric = manifest.info.task, METRICS[manifest.info.task]
     train = TrainingClips(manifest, config.seed, config.remix, teacher.needs_equal_lengths)
 
