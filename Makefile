@@ -4,14 +4,21 @@ BIN := .venv/bin
 
 DATASET ?= mini
 LENGTH ?=
-TEACHER ?= bundled
+# An existing copy of the data set; empty: downloaded, where it is one that can be.
+ROOT ?=
+DATA := $(DATASET)$(if $(LENGTH),-$(LENGTH)s)
+# On real recordings the teacher is BASE fine-tuned, unless TEACHER names another; the settings fit a GPU of 16 GB.
+BASE ?= facebook/wav2vec2-large-xlsr-53
+TEACHER_OPTIONS ?= --batch-size 8 --gradient-accumulation-steps 4 --gradient-checkpointing --bfloat16 --workers 4
+FINETUNED := $(if $(filter nscv2 speech_commands fsd50k,$(DATASET)),teachers/$(DATA)/$(notdir $(BASE:%/=%)))
+TEACHER ?= $(or $(FINETUNED),bundled)
+USUAL := $(if $(FINETUNED),teachers/$(DATA)/wav2vec2-large-xlsr-53,bundled)
+CACHE := caches/$(DATA)$(if $(filter-out $(USUAL),$(TEACHER)),-$(notdir $(TEACHER:%/=%))).zarr
 STUDENT ?= crnn
 KD_WEIGHT ?= 0.25
 SEED ?= 0
 # Mixed precision where the processor has instructions for it.
 BFLOAT16 := $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo --bfloat16)
-DATA := $(DATASET)$(if $(LENGTH),-$(LENGTH)s)
-CACHE := caches/$(DATA)$(if $(filter-out bundled,$(TEACHER)),-$(notdir $(TEACHER))).zarr
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check teacher teacher-cache train bench clean
@@ -31,11 +38,19 @@ demo: setup $(CACHE)  ## data, teacher's cache, a CRNN without and with distilla
 	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0.25 $(BFLOAT16) --out runs/demo/crnn-kd0.25 --resume
 	$(BIN)/tkd report runs/demo
 
-teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini|synth TEACHER=bundled, and LENGTH=8 with synth
+teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini|synth|nscv2|speech_commands LENGTH=8 TEACHER=bundled ROOT=copy BASE=encoder
+	$(BIN)/tkd cache validate $(CACHE)
 	$(BIN)/tkd cache info $(CACHE)
 
-$(CACHE): | setup
-	$(BIN)/tkd data prepare $(DATASET) $(if $(LENGTH),--length $(LENGTH)) --out data/$(DATA)
+data/$(DATA)/dataset.json: | setup
+	$(BIN)/tkd data prepare $(DATASET) $(if $(LENGTH),--length $(LENGTH)) $(if $(ROOT),--root '$(ROOT)') --out data/$(DATA)
+
+ifneq ($(FINETUNED),)
+$(FINETUNED)/tkd_teacher.json: | data/$(DATA)/dataset.json
+	$(BIN)/tkd teacher train --data data/$(DATA) --base '$(BASE)' $(TEACHER_OPTIONS) --out $(FINETUNED)
+endif
+
+$(CACHE): | data/$(DATA)/dataset.json $(if $(filter $(FINETUNED),$(TEACHER)),$(FINETUNED)/tkd_teacher.json)
 	$(BIN)/tkd cache build --data data/$(DATA) --teacher $(TEACHER) --out $@
 
 train: setup $(CACHE)  ## stage two: DATASET=mini STUDENT=crnn KD_WEIGHT=0.25 SEED=0
