@@ -15,9 +15,9 @@ def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
     """What a cache holds, by whom, from what, how large; JSON throughout. An unfinished one is described as it stands.
 
     Returns:
-        The `tkd_cache` attribute with `path`, `n_partitions`, `partitions_done`, `splits` (clips of each),
-        `seconds` of audio, `bytes` on disk, `files`, and `arrays`: per array its `dims`, `shape`, `dtype`, `bytes`
-        and `bytes_per_second` of audio.
+        The `tkd_cache` attribute with `path`, `n_partitions`, `partitions_done`, `splits` (clips of each), `views`
+        (rows that are further renderings of training clips), `seconds` of audio, `bytes` on disk, `files`, and
+        `arrays`: per array its `dims`, `shape`, `dtype`, `bytes` and `bytes_per_second` of audio.
 
     Raises:
         CacheError: there is nothing, finished or not, or nothing that could be looked into.
@@ -33,7 +33,7 @@ def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
             raise CacheError(f"{name}: missing")
         teacher = metadata["teacher"]
         seconds = float(store.read("n_frames").sum()) * teacher["hop_length"] / teacher["sample_rate"]
-        splits = store.read("split")
+        splits, views = store.read("split"), store.read("view")
     except CacheError as error:
         raise CacheError(f"{path}: {error}. List every fault with tkd cache validate.") from error
     arrays = {}
@@ -50,7 +50,8 @@ def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
         **metadata,
         "n_partitions": layout.n_partitions,
         "partitions_done": done,
-        "splits": {split: int((splits == value).sum()) for value, split in enumerate(SPLITS)},
+        "splits": {split: int(((splits == value) & (views == 0)).sum()) for value, split in enumerate(SPLITS)},
+        "views": int((views > 0).sum()),
         "seconds": seconds,
         "bytes": sum(sizes.values()),
         "files": store.n_files,

@@ -110,6 +110,16 @@ def _event(starts: np.ndarray, context: Context) -> tuple[np.ndarray, np.ndarray
     return ~(inside | ((starts == -1) & (stops == -1))), np.stack([starts, stops], axis=1)
 
 
+def _view(views: np.ndarray, context: Context) -> tuple[np.ndarray, np.ndarray]:
+    ids, labels = context.rows["clip_id"], context.rows.get("label", context.rows.get("labels"))
+    row_of = {ids[row]: row for row in np.flatnonzero(views == 0)}
+    bad = (views > 0) & (context.rows["split"] != SPLITS.index("train"))
+    for row in np.flatnonzero(views):
+        clip = row_of.get(ids[row].removesuffix(f"#{views[row]}"))
+        bad[row] |= clip is None or (labels is not None and not np.array_equal(labels[row], labels[clip]))
+    return bad, views
+
+
 def _sha256(values: np.ndarray, _: Context) -> tuple[np.ndarray, np.ndarray]:
     bad = [len(text) != 64 or bool(set(text) - set("0123456789abcdef")) for text in values]
     return np.array(bad, bool), values
@@ -139,6 +149,9 @@ CHECKS = {
     ),
     "event_start": (
         Check("0 <= event_start < event_stop <= the clip's samples, or -1 -1", _event, ("event_stop", "n_frames")),
+    ),
+    "view": (
+        Check("0, or k > 0 of a row CLIP#k in train that has the labels of the row CLIP", _view, ("clip_id", "split")),
     ),
     "rollout": WEIGHTS,
     "layer_weights": CODES,

@@ -34,6 +34,11 @@ def _students():
 @click.option("--batch-size", type=int, default=TrainConfig.batch_size, help="Clips in a step.")
 @click.option("--learning-rate", type=float, default=TrainConfig.learning_rate, help="Its peak.")
 @click.option("--bfloat16", is_flag=True, help="Mixed precision: about twice as fast on CPUs that have it.")
+@click.option(
+    "--views/--no-views",
+    default=TrainConfig.views,
+    help="Of a clip that has further views in the cache, take in each epoch one at random, or always the clip itself.",
+)
 @click.option("--seed", type=int, default=TrainConfig.seed, help="Everything random is drawn from it.")
 @click.option(
     "--memory", type=Memory(), help="What the cache may take in memory, as 2G.  [default: half of what is free]"

@@ -20,6 +20,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     bfloat16: bool = False  # autocast
+    views: bool = True  # each epoch takes one of a clip's views, at random; False: always the clip itself
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -54,7 +54,7 @@ def train(
         TkdError: `out` is taken, the cache cannot be trained on, too little memory, or the loss is not finite.
         CacheError: the cache is damaged.
     """
-    splits = load_splits(cache, config.first_frame == "drop", memory)
+    splits = load_splits(cache, config.first_frame == "drop", memory, views=config.views)
     require_frames(cache, splits, config.student)
     with only_one(out):
         begin_run(out, {**dataclasses.asdict(config), **describe(cache)}, resume, force)
@@ -73,7 +73,7 @@ def _train(cache: Cache, splits: dict[str, Split], config: TrainConfig, out: Pat
     student, optimizer = accelerator.prepare(bare, optimizer)
     source, target = teacher_grid(cache.metadata), student_grid(cache.metadata, bare)
 
-    n_steps = math.ceil(len(splits["train"]) / config.batch_size)  # an epoch
+    n_steps = math.ceil(splits["train"].n_clips / config.batch_size)  # an epoch
     seeds = (config.seed * config.epochs + epoch for epoch in range(progression.epoch, config.epochs))
     if not splits["train"].resident:
         say(f"{cache.path} is larger than the memory it may take (--memory): it is read again in each epoch.")

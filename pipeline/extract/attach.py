@@ -1,6 +1,7 @@
 """Features for a cache that came without them, computed from the recipient's own recordings."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import numpy as np
 from cache_schema import STATE_KEYS, Cache, open_cache, write_partition
 from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import Clip, Manifest
+from pipeline.data.views import with_views
 from pipeline.errors import TkdError
 from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.extract.partitions import Built, claim, write_cache
-from pipeline.extract.plan import Outline, versions
+from pipeline.extract.plan import Outline, versions, views_of
 from pipeline.extract.targets import audio_sha256
 from pipeline.progress import Progress, track
 
@@ -38,7 +40,7 @@ def attach_features(
 
     Raises:
         AudioFaults: recordings are missing or other than the cache's; nothing is written then.
-        TkdError: the cache has features, or its front end is unknown here.
+        TkdError: the cache has features, or its front end or its way of drawing views is unknown here.
         CacheError: the cache is damaged, or `out` is taken.
     """
     cache = open_cache(path)
@@ -65,10 +67,27 @@ def attach_features(
 def match_clips(cache: Cache, manifest: Manifest, strict: bool = False) -> list[Clip]:
     """Returns the clip with each row's audio: the one of its clip_id, else, unless `strict`, any with that digest.
 
+    Views are drawn again, from the clips that were found, as the cache says it did.
+
     Raises:
         AudioFaults: some rows have none.
+        TkdError: the cache has views drawn in a way unknown here.
     """
-    ids, digests = cache.read("clip_id").tolist(), cache.read("audio_sha256").tolist()
+    views, n_clips = views_of(cache), cache.layout.n_clips
+    rows = range(n_clips) if views is None else np.flatnonzero(cache.read("view") == 0).tolist()
+    clips = dict(zip(rows, _find(cache, rows, manifest, strict), strict=True))
+    rest = [row for row in range(n_clips) if row not in clips]
+    if rest:
+        ids, training = cache.read("clip_id"), [row for row in cache.split_rows("train").tolist() if row in clips]
+        named = (dataclasses.replace(clips[row], clip_id=str(ids[row]), split="train") for row in training)
+        drawn = with_views(dataclasses.replace(manifest, clips=tuple(named)), views)
+        clips |= zip(rest, _find(cache, rest, drawn, strict=True), strict=True)
+    return [clips[row] for row in range(n_clips)]
+
+
+def _find(cache: Cache, rows: Sequence[int], manifest: Manifest, strict: bool) -> list[Clip]:
+    """Returns the manifest's clips with the audio of the given rows; raises AudioFaults if it lacks some."""
+    ids, digests = ([str(text) for text in cache.read(name)[rows]] for name in ("clip_id", "audio_sha256"))
     by_id = {clip.clip_id: clip for clip in manifest.clips}
     found: dict[str, str | TkdError] = {}  # clip_id in the manifest -> digest
 
@@ -98,8 +117,8 @@ def match_clips(cache: Cache, manifest: Manifest, strict: bool = False) -> list[
             faults.append(f"{clip_id}: another recording than the cache was made from")
     if faults:
         raise AudioFaults(
-            f"{manifest.root}: {len(faults)} of {len(ids)} clips are not the recordings of {cache.path}; nothing is "
-            "written. Prepare the dataset from the same recordings with the same settings.",
+            f"{manifest.root}: {len(faults)} of {cache.layout.n_clips} clips are not the recordings of {cache.path}; "
+            "nothing is written. Prepare the dataset from the same recordings with the same settings.",
             faults,
         )
     return clips

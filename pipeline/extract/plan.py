@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema import Layout, differences
+from cache_schema import Cache, Layout, differences
 from pipeline.data.manifest import SPLITS, Manifest
+from pipeline.data.views import ViewRecipe, with_views, without_views
+from pipeline.errors import TkdError
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.tasks import label_tensor
@@ -49,24 +51,39 @@ def plan_build(
     """Returns what the cache of a dataset is built from.
 
     Args:
-        manifest: The dataset.
+        manifest: The dataset; views that the configuration asks for are drawn, unless it has them.
         teacher_name: "bundled", or the folder of a trained teacher.
         config: How it is built.
         front_end: The students' features; None for this version's.
 
     Raises:
-        TkdError: teacher and dataset do not fit, the teacher is damaged, or a clip is too short.
+        TkdError: teacher and dataset do not fit, the teacher is damaged, a clip is too short, or one of which a view is
+            to be drawn cannot be read.
     """
     front_end = front_end or LogMelConfig()
     teacher, info, weights_sha256 = load_teacher(teacher_name)
     require_labels(info, manifest, teacher_name)
     require_lengths(manifest, max(teacher.min_samples, front_end.win_length))
+    manifest = with_views(manifest, ViewRecipe(config.views, config.seed))
     outline = Outline(
         _layout(manifest, teacher, front_end, config),
         _rows(manifest, teacher, front_end),
         _metadata(manifest, teacher, info, weights_sha256, front_end, config),
     )
     return Plan(manifest, teacher, LogMel(front_end), config, outline)
+
+
+def views_of(cache: Cache) -> ViewRecipe | None:
+    """Returns how a cache's views were drawn; None if it has none.
+
+    Raises:
+        TkdError: in a way that this version does not know.
+    """
+    stated = cache.metadata["dataset"].get("views")
+    try:
+        return None if stated is None else ViewRecipe.from_metadata(stated)
+    except TkdError as error:
+        raise TkdError(f"{cache.path}: {error}") from error
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -103,7 +120,7 @@ def _rows(manifest: Manifest, teacher: Teacher, features: LogMelConfig) -> dict[
         "n_feature_frames": np.array([features.n_frames(clip.n_samples) for clip in clips], np.int32),
         "event_start": np.array([clip.event_start for clip in clips], np.int64),
         "event_stop": np.array([clip.event_stop for clip in clips], np.int64),
-        "view": np.zeros(len(clips), np.uint8),
+        "view": np.array([clip.view for clip in clips], np.uint8),
     }
 
 
@@ -132,11 +149,12 @@ def _metadata(
         },
         "dataset": {
             "name": manifest.info.name,
-            "manifest_sha256": manifest.sha256(),
+            "manifest_sha256": without_views(manifest).sha256(),
             "task": manifest.info.task,
             "labels": list(manifest.info.labels),
             "licence": manifest.info.licence,
             "recipe": manifest.info.recipe,
+            **({"views": ViewRecipe(config.views, config.seed).metadata()} if config.views else {}),
         },
         "features": features.metadata(),
         "pooling": {

@@ -10,10 +10,11 @@ import numpy as np
 
 from cache_schema import SPLITS, Cache
 from pipeline.data.manifest import Clip, Manifest
+from pipeline.data.views import with_views
 from pipeline.errors import TkdError
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.features import LogMelConfig
-from pipeline.extract.plan import Plan, plan_build, unequal
+from pipeline.extract.plan import Plan, plan_build, unequal, views_of
 from pipeline.extract.targets import run_teacher
 from pipeline.progress import Progress
 
@@ -68,14 +69,19 @@ def verify_cache(cache: Cache, manifest: Manifest, teacher_name: str, n_clips: i
         seed: Of the draw.
 
     Raises:
-        TkdError: the teacher does not fit the dataset, or a recording cannot be read.
+        TkdError: the teacher does not fit the dataset, a recording cannot be read, or the cache has views that were
+            drawn in a way unknown here.
         CacheError: what is read of the cache is damaged.
     """
     front_end, problems = _front_end(cache)
+    views = views_of(cache)
+    if views is not None:
+        manifest = with_views(manifest, views)
     config = BuildConfig(
         keep=cache.layout.keep,
         bfloat16=cache.metadata["pooling"].get("arithmetic") == "bfloat16",
         with_features=cache.layout.with_features and front_end is not None,
+        views=0 if views is None else views.n,
     )
     plan = plan_build(manifest, teacher_name, config, front_end)
     clips, ids = {clip.clip_id: clip for clip in manifest.clips}, cache.read("clip_id").tolist()
@@ -100,9 +106,8 @@ def verify_cache(cache: Cache, manifest: Manifest, teacher_name: str, n_clips: i
 
 
 def draw(cache: Cache, rows: Iterable[int], n_clips: int, seed: int) -> list[int]:
-    """Returns up to `n_clips` of the rows, ascending, of each split as many as there are; clean views only."""
-    rng = np.random.default_rng(seed)
-    rows = np.intersect1d(list(rows), np.flatnonzero(cache.read("view") == 0)).astype(int)
+    """Returns up to `n_clips` of the rows, ascending, of each split as many as there are; views count as clips."""
+    rng, rows = np.random.default_rng(seed), np.array(list(rows), int)
     by_split = [rng.permutation(np.intersect1d(rows, cache.split_rows(split))).tolist() for split in SPLITS]
     in_turn = [row for row in chain.from_iterable(zip_longest(*by_split)) if row is not None]
     return sorted(in_turn[:n_clips])

@@ -48,6 +48,13 @@ class _Share(click.ParamType):
     help="Clips in a partition: what an interruption costs, and what jobs share out.",
 )
 @click.option(
+    "--views",
+    type=click.IntRange(min=0),
+    default=BuildConfig.views,
+    help="Further renderings of each training clip to store: other noise, position, SNR and speed.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=BuildConfig.seed, help="Of the views.")
+@click.option(
     "--partition", "share", type=_Share(), help="Do share i of n, from 0; n jobs with one --out, or with one each."
 )
 @click.option("--force", is_flag=True, help="Replace the cache that is at --out.")

@@ -97,6 +97,7 @@ def _summary(described: dict) -> str:
         f"cache_id  {described['cache_id']}",
         f"dataset   {dataset['name']}, {dataset['task']}, {len(dataset['labels'])} labels; {splits} clips, "
         f"{described['seconds'] / 3600:.2f} h",
+        *([f"views     {described['views']} further renderings of the training clips"] if described["views"] else []),
         f"teacher   {teacher['name']}, {teacher['n_layers']} layers x {teacher['n_heads']} heads, one frame per "
         f"{1000 * teacher['hop_length'] / teacher['sample_rate']:g} ms; weights {teacher['sha256'][:12]}",
         f"features  {features['kind']}, one frame per {1000 * features['hop_length'] / features['sample_rate']:g} ms",

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from cache_schema import Cache, open_cache
-from pipeline.distill.data.order import POOL, pieces_of, shuffled
+from pipeline.distill.data.order import POOL, clips_of, one_view, pieces_of, shuffled
 
 _SMALL = ("clip_id", "label", "labels", "n_feature_frames", "n_frames", "event_start", "event_stop")
 _LARGE = ("features", "rollout", "logits")
@@ -39,6 +39,7 @@ class CacheDataset(Dataset):
         rows = cache.split_rows(split)
         self.location, self.n_partitions = cache.location, n_partitions
         self._first, self._n, self._layout = int(rows[0]) if len(rows) else 0, len(rows), cache.layout
+        self._clip_of = clips_of(*(cache.read(name)[rows] for name in ("clip_id", "view")))
         self._forget()
 
     def __len__(self) -> int:
@@ -65,9 +66,13 @@ class CacheDataset(Dataset):
         return {**vars(self), "_cache": None, "_columns": {}, "_kept": OrderedDict()}  # a spawned worker reads anew
 
     def order(self, seed: int) -> list[int]:
-        """Returns all indices in the order in which `tkd train` would go through them, as a sampler."""
+        """Returns the indices of an epoch in the order in which `tkd train` would go through them, as a sampler.
+
+        All of them; where clips have views, one view of each.
+        """
         pieces = pieces_of(self._layout, range(self._first, self._first + self._n))
-        return torch.cat([pool.rows for pool in shuffled(pieces, seed, self.n_partitions)]).tolist()
+        taken = one_view(self._clip_of, seed)
+        return torch.cat([pool.rows for pool in shuffled(pieces, seed, self.n_partitions, taken)]).tolist()
 
     def _forget(self) -> None:
         self._pid = os.getpid()

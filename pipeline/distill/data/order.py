@@ -1,8 +1,9 @@
 """The order in which the clips of a split come: a function of seed, layout and split, never of the memory at hand."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,11 +56,45 @@ def largest_pool(pieces: Sequence[Piece], pool: int) -> int:
     return sum(sorted((piece.n for piece in pieces), reverse=True)[:in_one])
 
 
-def shuffled(pieces: Sequence[Piece], seed: int, pool: int = POOL) -> Iterator[Pool]:
+def clips_of(clip_id: np.ndarray, view: np.ndarray) -> Tensor | None:
+    """Returns which clip each row is a view of, (n,) int64 numbers from 0; None if every row is a clip of its own.
+
+    Args:
+        clip_id: (n,) strings; of view k > 0 that of its clip and #k.
+        view: (n,) numbers.
+    """
+    if not view.any():
+        return None
+    names = (name.removesuffix(f"#{k}") if k else name for name, k in zip(clip_id, view, strict=True))
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names])
+
+
+def one_view(clip_of: Tensor | None, seed: int) -> Tensor | None:
+    """Returns which rows an epoch takes, (n,) bool: of each clip one view, itself or another, at random; None for all.
+
+    Args:
+        clip_of: As `clips_of` returns it.
+        seed: Of the epoch.
+    """
+    if clip_of is None:
+        return None
+    drawn = torch.randperm(len(clip_of), generator=torch.Generator().manual_seed(-1 - seed))  # unlike the order
+    first = torch.full((int(clip_of.max()) + 1,), len(clip_of)).scatter_reduce(0, clip_of, drawn, "amin")
+    return drawn == first[clip_of]
+
+
+def shuffled(pieces: Sequence[Piece], seed: int, pool: int = POOL, taken: Tensor | None = None) -> Iterator[Pool]:
     """Yields the pools of one epoch: pieces at random in pools of at most `pool`, of about equal size, then clips.
 
     A split of one pool is shuffled as a whole, `torch.randperm` over its rows. Two clips of the same partition always
     come within one pool, so a cache whose neighbours are alike is shuffled less well than one whose are not.
+
+    Args:
+        pieces: Of the split.
+        seed: Of the epoch.
+        pool: Pieces in a pool, at most.
+        taken: (n,) bool, the rows of the split that come at all; None for all.
     """
     generator = torch.Generator().manual_seed(seed)
     n = n_pools(pieces, pool)
@@ -68,7 +103,8 @@ def shuffled(pieces: Sequence[Piece], seed: int, pool: int = POOL) -> Iterator[P
     for index in range(n):
         chosen = tuple(pieces[len(pieces) * index // n : len(pieces) * (index + 1) // n])
         order = torch.randperm(sum(piece.n for piece in chosen), generator=generator)
-        yield Pool(chosen, order, index + 1 == n)
+        shuffle = Pool(chosen, order, index + 1 == n)
+        yield shuffle if taken is None else replace(shuffle, order=order[taken[shuffle.rows]])
 
 
 def in_order(pieces: Sequence[Piece]) -> Iterator[Pool]:

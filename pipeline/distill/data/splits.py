@@ -1,4 +1,4 @@
-"""The splits of a cache: resident where they fit the memory given, else read again in each pass."""
+"""A split of a cache: resident once it has been read, or read again in each pass."""
 
 import math
 import threading
@@ -9,22 +9,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache_schema import SPLITS, Cache, Layout
+from cache_schema import Cache, Layout
 from pipeline.distill.data.ahead import read_ahead
 from pipeline.distill.data.clips import Clips
-from pipeline.distill.data.memory import default_memory
-from pipeline.distill.data.order import POOL, Piece, Pool, in_order, largest_pool, n_pools, pieces_of, shuffled
+from pipeline.distill.data.order import (
+    Piece,
+    Pool,
+    clips_of,
+    in_order,
+    largest_pool,
+    n_pools,
+    one_view,
+    pieces_of,
+    shuffled,
+)
 from pipeline.errors import TkdError
 from pipeline.frames import without_readout
 
 _BUFFERS = 2  # one in use, one being filled
-_COPIES = 3  # of a partition, while it is read: compressed, decoded, verified
-_READERS = 2  # the next training epoch is read ahead while another split is scored
-_ROW_BYTES = 128  # of a clip: its name, label, lengths and event, always in memory; several labels come on top
 
 
 class Split:
-    """One split of a cache, as batches; every partition is verified each time it is read.
+    """One split of a cache, as batches; every partition is verified each time it is read. Its rows count as clips.
 
     Made by `load_splits`. The small columns are in memory from the start. Features, rollout and logits stay in memory
     once they have been read if the split is `resident`; otherwise two buffers take turns. What comes, and in which
@@ -36,9 +42,10 @@ class Split:
         labels: (n,) int64, or where clips have several (n, n_classes) uint8 of 0 and 1.
         event_start: (n,) int64 samples, -1 unknown.
         resident: see above.
+        n_clips: that an epoch of `shuffled` has: of a clip with views it takes one, at random.
     """
 
-    def __init__(self, cache: Cache, name: str, drop_first: bool, pool: int) -> None:
+    def __init__(self, cache: Cache, name: str, drop_first: bool, pool: int, views: bool) -> None:
         rows = cache.split_rows(name)
         if len(rows) == 0:
             raise TkdError(f"{cache.path}: no {name} clips. Training needs train, validation and test.")
@@ -58,6 +65,10 @@ class Split:
             self.labels = torch.from_numpy(self._column("labels"))
             if not self.labels.any():
                 raise TkdError(f"{cache.path}: no {name} clip has a label. Training needs some in every split.")
+        view = self._column("view")
+        self._clip_of = clips_of(self.clip_id, view)
+        self._clean = None if views or self._clip_of is None else torch.from_numpy(view == 0)
+        self.n_clips = len(self) if self._clip_of is None else int(self._clip_of.max()) + 1
         self._whole: dict[str, np.ndarray] | None = None
         self._present: set[Piece] = set()  # of the whole
 
@@ -72,7 +83,7 @@ class Split:
         Raises:
             CacheError: a partition is missing, damaged or altered.
         """
-        pools = (pool for seed in seeds for pool in shuffled(self._pieces, seed, self.pool))
+        pools = (pool for seed in seeds for pool in shuffled(self._pieces, seed, self.pool, self._taken(seed)))
         return self._batches(pools, self.pool, batch_size)
 
     def batches(self, batch_size: int) -> Iterator[Clips]:
@@ -100,11 +111,11 @@ class Split:
     @property
     def n_bytes(self) -> int:
         """The memory of all its features, rollouts and logits."""
-        return len(self) * _clip_bytes(self.cache.layout)
+        return len(self) * clip_bytes(self.cache.layout)
 
     def stream_bytes(self, pool: int) -> int:
         """Returns the memory of the buffers it is read with where it is not resident, `pool` partitions in each."""
-        return self._n_buffers(pool) * largest_pool(self._pieces, pool) * _clip_bytes(self.cache.layout)
+        return self._n_buffers(pool) * largest_pool(self._pieces, pool) * clip_bytes(self.cache.layout)
 
     def _batches(self, pools: Iterable[Pool], size: int, batch_size: int) -> Iterator[Clips]:
         """Yields batches; the rest of a pool begins a batch that the next pool fills, but an epoch ends with its own.
@@ -123,9 +134,15 @@ class Split:
                     stop = min(start + missing, len(rows))
                     parts.append(self._clips(buffer, positions[start:stop], rows[start:stop]))
                     start, missing = stop, missing - (stop - start)
-                    if missing == 0 or (pool.ends_epoch and stop == len(rows)):
+                    if missing == 0:
                         batch, parts, missing = Clips.concatenate(parts), [], batch_size
                         yield batch
+                if pool.ends_epoch and parts:
+                    batch, parts, missing = Clips.concatenate(parts), [], batch_size
+                    yield batch
+
+    def _taken(self, seed: int) -> Tensor | None:
+        return one_view(self._clip_of, seed) if self._clean is None else self._clean
 
     def _n_buffers(self, pool: int) -> int:
         return min(_BUFFERS, n_pools(self._pieces, pool))
@@ -179,62 +196,6 @@ class Split:
         )
 
 
-def load_splits(
-    cache: Cache,
-    drop_first: bool = True,
-    memory: int | None = None,
-    names: Sequence[str] = SPLITS,
-    pool: int = POOL,
-) -> dict[str, Split]:
-    """Returns splits of a cache, ready to be read; in the order of `names` each stays in memory if it fits.
-
-    Args:
-        cache: A finished cache with features.
-        drop_first: Leave the readout's own place out of the rollout, see `without_readout`.
-        memory: Bytes that all of them together may take; None for half of what is available.
-        names: The splits wanted.
-        pool: Partitions shuffled together; another number gives another order.
-
-    Raises:
-        TkdError: the cache has no features, or a split without clips or without labels; or too little memory even to
-            read it piece by piece.
-        CacheError: the small columns are missing or damaged.
-    """
-    if not cache.layout.with_features:
-        raise TkdError(
-            f"{cache.path}: holds no features. Make them from your copy of the recordings with tkd cache attach."
-        )
-    splits = {name: Split(cache, name, drop_first, pool) for name in names}
-    memory = default_memory() if memory is None else memory
-
-    resident: list[str] = []
-    for name in names:
-        if _needed(splits, [*resident, name]) <= max(memory, _needed(splits, resident)):
-            resident.append(name)
-    needed = _needed(splits, resident)
-    if needed > memory:
-        raise TkdError(
-            f"{cache.path}: reading it takes {needed:,} bytes of memory at least, it may take {memory:,}. "
-            f"Give --memory {-(-needed // 2**20)}M or more."
-        )
-    for name, split in splits.items():
-        split.resident = name in resident
-    return splits
-
-
-def _needed(splits: dict[str, Split], resident: Sequence[str]) -> int:
-    """Returns the bytes at work at most if these splits are resident and the others are not."""
-    any_split = next(iter(splits.values()))
-    layout, rows = any_split.cache.layout, sum(map(len, splits.values()))
-    kept = sum(splits[name].n_bytes for name in resident)
-    streams = {name: split.stream_bytes(split.pool if name == "train" else 1) for name, split in splits.items()}
-    streams = {name: 0 if name in resident else size for name, size in streams.items()}
-    training = streams.pop("train", 0)  # is read ahead while another split is scored
-    reading = _READERS * _COPIES * min(layout.partition_size, layout.n_clips) * _clip_bytes(layout)
-    row_bytes = _ROW_BYTES + (layout.n_classes if layout.task == "multi_label" else 0)
-    return rows * row_bytes + reading + kept + training + max(streams.values(), default=0)
-
-
 def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     """The large arrays, all float16, and what they hold of a clip."""
     return {
@@ -244,5 +205,6 @@ def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _clip_bytes(layout: Layout) -> int:
+def clip_bytes(layout: Layout) -> int:
+    """Returns the memory of a clip's features, rollout and logits."""
     return sum(2 * math.prod(shape) for shape in _shapes(layout).values())

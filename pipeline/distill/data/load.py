@@ -1,0 +1,71 @@
+"""The splits of a cache: resident where they fit the memory given, else read again in each pass."""
+
+from collections.abc import Sequence
+
+from cache_schema import SPLITS, Cache
+from pipeline.distill.data.memory import default_memory
+from pipeline.distill.data.order import POOL
+from pipeline.distill.data.splits import Split, clip_bytes
+from pipeline.errors import TkdError
+
+_COPIES = 3  # of a partition, while it is read: compressed, decoded, verified
+_READERS = 2  # the next training epoch is read ahead while another split is scored
+_ROW_BYTES = 128  # of a clip: its name, label, lengths and event, always in memory; several labels come on top
+
+
+def load_splits(
+    cache: Cache,
+    drop_first: bool = True,
+    memory: int | None = None,
+    names: Sequence[str] = SPLITS,
+    pool: int = POOL,
+    views: bool = True,
+) -> dict[str, Split]:
+    """Returns splits of a cache, ready to be read; in the order of `names` each stays in memory if it fits.
+
+    Args:
+        cache: A finished cache with features.
+        drop_first: Leave the readout's own place out of the rollout, see `without_readout`.
+        memory: Bytes that all of them together may take; None for half of what is available.
+        names: The splits wanted.
+        pool: Partitions shuffled together; another number gives another order.
+        views: False takes of every clip the clip itself, in each epoch.
+
+    Raises:
+        TkdError: the cache has no features, or a split without clips or without labels; or too little memory even to
+            read it piece by piece.
+        CacheError: the small columns are missing or damaged.
+    """
+    if not cache.layout.with_features:
+        raise TkdError(
+            f"{cache.path}: holds no features. Make them from your copy of the recordings with tkd cache attach."
+        )
+    splits = {name: Split(cache, name, drop_first, pool, views) for name in names}
+    memory = default_memory() if memory is None else memory
+
+    resident: list[str] = []
+    for name in names:
+        if _needed(splits, [*resident, name]) <= max(memory, _needed(splits, resident)):
+            resident.append(name)
+    needed = _needed(splits, resident)
+    if needed > memory:
+        raise TkdError(
+            f"{cache.path}: reading it takes {needed:,} bytes of memory at least, it may take {memory:,}. "
+            f"Give --memory {-(-needed // 2**20)}M or more."
+        )
+    for name, split in splits.items():
+        split.resident = name in resident
+    return splits
+
+
+def _needed(splits: dict[str, Split], resident: Sequence[str]) -> int:
+    """Returns the bytes at work at most if these splits are resident and the others are not."""
+    any_split = next(iter(splits.values()))
+    layout, rows = any_split.cache.layout, sum(map(len, splits.values()))
+    kept = sum(splits[name].n_bytes for name in resident)
+    streams = {name: split.stream_bytes(split.pool if name == "train" else 1) for name, split in splits.items()}
+    streams = {name: 0 if name in resident else size for name, size in streams.items()}
+    training = streams.pop("train", 0)  # is read ahead while another split is scored
+    reading = _READERS * _COPIES * min(layout.partition_size, layout.n_clips) * clip_bytes(layout)
+    row_bytes = _ROW_BYTES + (layout.n_classes if layout.task == "multi_label" else 0)
+    return rows * row_bytes + reading + kept + training + max(streams.values(), default=0)
