@@ -89,12 +89,22 @@ def _nscv2(out: Path, force: bool, root, length, snr, noise, seed, strict) -> "M
     return prepare(out, config.recipe(copy), lambda work: make_nscv2(work, copy, config), force)
 
 
+def _fsd50k(out: Path, force: bool, root, max_length, strict) -> "Manifest":
+    from pipeline.data.fsd50k import Fsd50kConfig, find_copy, read_fsd50k
+    from pipeline.data.prepare import prepare
+
+    config = checked(Fsd50kConfig, root=_text(root), strict=strict, **_given({"max_length_seconds": max_length}))
+    copy = find_copy(config)
+    return prepare(out, config.recipe(copy), lambda _work: read_fsd50k(copy, config), force)
+
+
 # What makes each dataset, and the options it takes beside --out and --force.
 DATASETS: dict[str, tuple[Callable[..., "Manifest"], tuple[str, ...]]] = {
     "mini": (_mini, ()),
     "synth": (_synth, ("words", "clips", "length", "snr", "seed")),
     "speech_commands": (_speech_commands, ("root", "version", "labels", "seed", "strict")),
     "nscv2": (_nscv2, ("root", "length", "snr", "noise", "seed", "strict")),
+    "fsd50k": (_fsd50k, ("root", "max_length", "strict")),
     "folder": (_folder, ("root", "length", "seed", "strict")),
     "csv": (_csv, ("root", "audio", "length", "seed", "strict")),
     "audiofolder": (_audiofolder, ("root", "length", "seed", "strict")),
@@ -112,7 +122,7 @@ def data() -> None:
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
-    help="Where the recordings are; csv: the table that lists them. speech_commands, nscv2: [downloaded]",
+    help="Where the recordings are; csv: the table that lists them. the published sets: [downloaded]",
 )
 @click.option(
     "--audio", type=click.Path(path_type=Path), help="csv: what the table's paths are relative to. [its folder]"
@@ -122,6 +132,7 @@ def data() -> None:
 @click.option("--version", type=int, help="speech_commands: 1 or 2. [2]")
 @click.option("--labels", type=int, help="speech_commands: 12, or 35 for every word. [12]")
 @click.option("--length", type=float, help="Seconds a clip. synth, nscv2: 4; own recordings: as long as they are.")
+@click.option("--max-length", type=float, help="fsd50k: of longer clips the first so many seconds are kept. [30]")
 @click.option(
     "--snr", type=float, nargs=2, metavar="LO HI", help="synth, nscv2: range of signal-to-noise ratios in dB. [0 15]"
 )

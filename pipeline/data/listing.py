@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.data.audio import n_resampled
 from pipeline.data.dealing import Dealt, deal
 from pipeline.data.manifest import SAMPLE_RATE, Clip, DatasetInfo
-from pipeline.data.recordings import SHORTEST, Checked, LeftOut, check_recordings, report, too_short
+from pipeline.data.recordings import SHORTEST, Checked, LeftOut, check_recordings, names_and_sizes, report, too_short
 from pipeline.errors import TkdError
 from pipeline.progress import say
 
@@ -64,13 +64,11 @@ class Listing:
 
     def recipe(self, config: RecordingsConfig) -> dict:
         """Returns what `dataset.json` says of how the clips were made; other recordings or rows make it another."""
-        files = sorted({_relative(row.path, self.root) for row in self.rows})
-        sizes = "\n".join(f"{file} {(self.root / file).stat().st_size}" for file in files)
         tables = {} if self.tables_sha256 is None else {"tables_sha256": self.tables_sha256}
         return {
             "kind": self.kind,
             "folder": self.root.name,
-            "names_and_sizes_sha256": hashlib.sha256(sizes.encode()).hexdigest(),
+            "names_and_sizes_sha256": names_and_sizes({row.path for row in self.rows}, self.root),
             **tables,
             "length_seconds": config.length_seconds,
             "seed": config.seed,

@@ -76,7 +76,15 @@ def report(left_out: list[LeftOut], n_listed: int, what: str, place: object, str
         raise TkdError(f"{place}: {len(left_out)} of {n_listed} {what} cannot be used (listed above).")
 
 
+def names_and_sizes(paths: Iterable[Path], root: Path) -> str:
+    """Returns a digest of the files' names, relative to `root`, and sizes: other recordings have another."""
+    listing = sorted(f"{path.relative_to(root).as_posix()} {path.stat().st_size}" for path in paths)
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+
+
 def _check(path: Path) -> Checked | TkdError:
+    if not path.is_file():
+        return TkdError(f"{path}: no such file. Put it there, or take it off the list.")
     try:
         recording = survey(path)
         if error := too_short(path, recording.n_samples):
