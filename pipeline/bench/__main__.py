@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.bench import reading
-from pipeline.bench.stages import stage_one, stage_two
+from pipeline.bench import reading, stage_one
+from pipeline.bench.stage_two import stage_two
 from pipeline.teacher.model import load_teacher
 from students import STUDENTS
 
@@ -16,13 +16,7 @@ def main() -> None:
     """Prints the tables."""
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     teacher = load_teacher("bundled")[0]
-    print("\nstage one, bundled teacher, float32: ratio to the plain forward pass (fused attention, no maps)")
-    for seconds, batch_size in ((2, 16), (8, 4), (30, 1)):
-        cost = stage_one(teacher, seconds, batch_size)
-        print(
-            f"  {seconds:>2} s clips: pooled {cost['pooled'] / cost['plain']:.2f}, "
-            f"all maps kept and full rollout {cost['naive'] / cost['plain']:.2f}   ({cost['plain']:.3f} s a batch)"
-        )
+    stage_one.main()
     print("\nstage two, batch 64 of 4 s clips: ratio to a step without distillation")
     for name in STUDENTS:
         cost = stage_two(name, teacher)

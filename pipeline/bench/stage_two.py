@@ -1,4 +1,4 @@
-"""What the two stages cost."""
+"""What distilling costs: a training step with the cache's targets, and with the teacher in the loop."""
 
 import torch
 from torch import nn
@@ -12,28 +12,6 @@ from pipeline.extract.features import LogMelConfig
 from pipeline.frames import FrameGrid, student_grid
 from pipeline.teacher.model import Teacher
 from students import build_student
-
-
-def stage_one(teacher: Teacher, seconds: int, batch_size: int) -> dict[str, float]:
-    """Returns the cost of a batch: plain fused forward pass, pooled while it runs, and all maps kept (naive)."""
-    waveforms = torch.randn(batch_size, 16000 * seconds)
-
-    @torch.inference_mode()
-    def plain() -> None:
-        teacher.encoder.set_attn_implementation("sdpa")
-        teacher(waveforms)
-
-    @torch.inference_mode()
-    def naive() -> None:
-        teacher.encoder.set_attn_implementation("eager")
-        maps = torch.stack(teacher.encoder(waveforms, output_attentions=True).attentions).mean(
-            dim=2
-        )  # (layer, batch, T, T)
-        product = identity = torch.eye(maps.shape[-1])
-        for attention in maps:
-            product = (0.5 * attention + 0.5 * identity) @ product
-
-    return compare({"plain": plain, "pooled": lambda: pool_attention(teacher, waveforms), "naive": naive})
 
 
 def stage_two(name: str, teacher: Teacher, batch_size: int = 64, seconds: int = 4) -> dict[str, float]:
