@@ -4,11 +4,13 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 import tarfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from click.testing import CliRunner
@@ -202,6 +204,14 @@ def test_training_mixes_afresh_within_the_training_stretches(copy, tmp_path):
                 assert np.count_nonzero(clips[index]["waveform"]) > 0.9 * len(clips[index]["waveform"])
 
 
+def test_a_manifest_from_before_noise_had_stretches_reads_as_whole_recordings(copy, tmp_path):
+    data = prepared("speech_commands", tmp_path / "sc", "--root", copy)
+    table = pq.read_table(tmp_path / "sc" / "manifest.parquet")
+    pq.write_table(table.drop_columns(["noise_start", "noise_stop"]), tmp_path / "sc" / "manifest.parquet")
+    older = read_manifest(tmp_path / "sc")
+    assert older.clips == tuple(dataclasses.replace(clip, noise_start=0, noise_stop=None) for clip in data.clips)
+
+
 def own_noise(folder: Path, n: int, seconds: float = 2) -> Path:
     folder.mkdir()
     for seed in range(n):
@@ -289,3 +299,29 @@ def test_the_archive_is_fetched_checked_and_unpacked_once(copy, tmp_path, monkey
     assert data.sha256() == prepared("speech_commands", tmp_path / "there", "--root", copy).sha256()
     assert data.info.sources[0]["archive"] == right
     assert render_clip(noisy.audio_root, noisy.clips[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "teacher", "cache"),
+    [
+        ("", "teachers/nscv2-8s/wav2vec2-large-xlsr-53", "caches/nscv2-8s.zarr"),
+        ("BASE=microsoft/wavlm-base", "teachers/nscv2-8s/wavlm-base", "caches/nscv2-8s-wavlm-base.zarr"),
+        ("TEACHER=bundled", "bundled", "caches/nscv2-8s-bundled.zarr"),
+        ("TEACHER=teachers/mine", "teachers/mine", "caches/nscv2-8s-mine.zarr"),
+    ],
+)
+def test_make_teacher_cache_prepares_fine_tunes_builds_and_validates(tmp_path, arguments, teacher, cache):
+    makefile = Path(__file__).parent.parent / "Makefile"
+    command = ["make", "-n", "-f", makefile, "-o", "setup", "teacher-cache", "DATASET=nscv2", "LENGTH=8", "ROOT=copy"]
+    done = subprocess.run([*command, *arguments.split()], cwd=tmp_path, capture_output=True, text=True, check=True)
+    steps = [line.removeprefix(".venv/bin/tkd ") for line in done.stdout.splitlines()]
+    base = arguments.removeprefix("BASE=") if "BASE" in arguments else "facebook/wav2vec2-large-xlsr-53"
+    assert steps[0] == "data prepare nscv2 --length 8 --root 'copy' --out data/nscv2-8s"
+    assert steps[-3:] == [
+        f"cache build --data data/nscv2-8s --teacher {teacher} --out {cache}",
+        f"cache validate {cache}",
+        f"cache info {cache}",
+    ]
+    fine_tuned = [step for step in steps if step.startswith(f"teacher train --data data/nscv2-8s --base '{base}' ")]
+    assert len(fine_tuned) == len(steps) - 4 == (0 if "TEACHER" in arguments else 1)
+    assert all(step.endswith(f" --out {teacher}") for step in fine_tuned)

@@ -154,7 +154,9 @@ def read_manifest(root: Path | str) -> Manifest:
         described = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
         described["labels"] = tuple(described["labels"])
         info = DatasetInfo(**described)
-        rows = pq.read_table(root / "manifest.parquet", schema=_SCHEMA).to_pylist()
+        stored = pq.read_schema(root / "manifest.parquet").names  # an earlier version's lack what clips then had not
+        known = pa.schema([column for column in _SCHEMA if column.name in stored])
+        rows = pq.read_table(root / "manifest.parquet", schema=known).to_pylist()
         clips = tuple(Clip(**{**row, "labels": tuple(row["labels"])}) for row in rows)
     except (ValueError, TypeError, KeyError, OSError, pa.ArrowException) as error:
         raise TkdError(f"{root}: damaged dataset description ({error}). Prepare it again with --force.") from error
