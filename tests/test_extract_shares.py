@@ -6,6 +6,8 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from itertools import chain
 
 import pytest
@@ -124,6 +126,20 @@ def test_a_partition_that_another_job_writes_is_left_to_it(data, teacher, tmp_pa
     result = build(data, teacher, out, *more)
     assert result.exit_code == 0
     assert out.exists() == (more != ("--partition", "3/4"))
+
+
+def test_a_partition_that_a_lost_worker_still_holds_is_waited_for(data, teacher, whole, tmp_path):
+    out = tmp_path / "c.zarr"
+    build_cache(data, teacher, out, CONFIG, share=Share(0, 2))
+    plan = plan_build(data, teacher, CONFIG)
+    with ExitStack() as held:
+        held.enter_context(claim(out, plan.outline, 3))
+        with pytest.raises(CacheError, match=f"partition 3: being written by pid {os.getpid()} "):
+            build_partitions(plan, out, (1, 3), wait_seconds=0.1)
+        assert pending_partitions(out) == [3], "what was computed before is written"
+        threading.Timer(0.7, held.pop_all().close).start()
+        build_partitions(plan, out, (3,), wait_seconds=30)
+    assert pending_partitions(out) == []
 
 
 def test_a_share_waits_for_who_begins_or_finalises_but_not_for_ever(data, teacher, tmp_path, monkeypatch):

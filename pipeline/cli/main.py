@@ -14,6 +14,8 @@ from pipeline.cli.train import train_command
 from pipeline.errors import TkdError
 
 _EXTRAS = {  # module -> the extra that installs it
+    "dask": "teacher",
+    "distributed": "teacher",
     "espeakng_loader": "synth",
     "pyarrow": "teacher",
     "soundfile": "teacher",

@@ -16,9 +16,10 @@ Result = TypeVar("Result")
 
 @dataclass
 class Usage:
-    """Where the time of a build went, in seconds; of several workers', their sums."""
+    """Where the time of a build went, in seconds; all but `wall` are sums over the workers."""
 
     wall: float = 0.0
+    n_workers: int = 1
     forward: float = 0.0  # inside the teacher's forward pass
     clips: float = 0.0  # the teacher waited for its next clips
     writing: float = 0.0  # the teacher waited for what was to be put away and written
@@ -34,15 +35,18 @@ class Usage:
             setattr(self, what, getattr(self, what) + time.perf_counter() - started)
 
     def add(self, other: "Usage") -> None:
-        """Adds another's seconds to these."""
-        for name, seconds in vars(other).items():
-            setattr(self, name, getattr(self, name) + seconds)
+        """Adds what another worker did."""
+        for name in ("forward", "clips", "writing", "audio"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def __str__(self) -> str:
-        shares = {name: getattr(self, name) / max(self.wall, 1e-9) for name in ("forward", "clips", "writing")}
+        wall = max(self.wall, 1e-9)
+        forward, clips, writing = (
+            seconds / wall / self.n_workers for seconds in (self.forward, self.clips, self.writing)
+        )
         return (
-            f"{shares['forward']:.1%} of the time in the forward pass, {shares['clips']:.1%} waiting for clips, "
-            f"{shares['writing']:.1%} for writing; {self.audio / max(self.wall, 1e-9):.1f} s of audio a second"
+            f"{forward:.1%} of the time in the forward pass, {clips:.1%} waiting for clips, {writing:.1%} for writing; "
+            f"{self.audio / wall:.1f} s of audio a second"
         )
 
 
@@ -78,7 +82,7 @@ def ahead(
 def behind(depth: int, usage: Usage) -> Iterator[Callable[..., Future]]:
     """Yields `later(work, *arguments)`: a thread does these calls in order, while the block goes on.
 
-    `later` waits where more than `depth` calls are still to be done. What a call raised is raised by a `later` after it,
+    `later` waits where more than `depth` calls are still to be done. What a call raised is raised by a later `later`,
     or at the end of the block; if the block itself fails, the calls already handed over are done first.
     """
     with ThreadPoolExecutor(1, "tkd-writing", torch.set_num_threads, (1,)) as pool:

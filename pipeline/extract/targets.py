@@ -91,7 +91,7 @@ def encoder() -> threading.Lock:
 
 
 def empty_arrays(layout: Layout, n_clips: int, stored: bool = False) -> dict[str, np.ndarray]:
-    """Returns the per-partition arrays, zeros, for `put_away` to fill: float32, or with `stored` as a cache has them."""
+    """Returns the per-partition arrays for `put_away` to fill, zeros: float32, or with `stored` as a cache has them."""
     floats, weights = (np.float16, np.uint8) if stored else (np.float32, np.float32)
     arrays = {
         "rollout": np.zeros((n_clips, layout.n_frames), floats),

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import ChoiceWithHint, Location, checked
-from pipeline.extract.config import KEEPS, BuildConfig, Share
+from pipeline.extract.config import KEEPS, BuildConfig, ClusterConfig, Share
 
 
 class _Share(click.ParamType):
@@ -35,9 +35,9 @@ class _Share(click.ParamType):
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=float,
     default=BuildConfig.batch_size,
-    help="Clips in a forward pass.",
+    help="Seconds of audio in a forward pass.",
 )
 @click.option("--bfloat16", is_flag=True, help="Run the teacher in mixed precision.")
 @click.option("--no-features", is_flag=True, help="Leave the features out: a detached cache, for tkd cache attach.")
@@ -57,8 +57,15 @@ class _Share(click.ParamType):
 @click.option(
     "--partition", "share", type=_Share(), help="Do share i of n, from 0; n jobs with one --out, or with one each."
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=ClusterConfig.workers,
+    help="Processes that share the work, on this machine: one for each GPU, or for a part of the cores. 0: this one.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Of dask.distributed: its workers share the work.")
 @click.option("--force", is_flag=True, help="Replace the cache that is at --out.")
-def build_command(data, teacher, out, no_features, share, force, **settings) -> None:
+def build_command(data, teacher, out, no_features, share, workers, scheduler, force, **settings) -> None:
     """Stage one: run the teacher over every clip and keep where it looked. Run again to resume.
 
     \b
@@ -70,10 +77,11 @@ def build_command(data, teacher, out, no_features, share, force, **settings) -> 
       tkd cache build --data data/mini --out caches/mini.zarr --partition 1/2
     """
     config = checked(BuildConfig, with_features=not no_features, **settings)
+    cluster = checked(ClusterConfig, workers=workers, scheduler=scheduler) if workers or scheduler else None
     from pipeline.data.manifest import read_manifest
     from pipeline.extract.build import build_cache
 
-    built = build_cache(read_manifest(data), teacher, out, config, force, share)
+    built = build_cache(read_manifest(data), teacher, out, config, force, share, cluster)
     click.echo(_progress(out, built))
 
 
