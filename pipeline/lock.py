@@ -1,5 +1,6 @@
 """One writer at a time, in the words of this package's errors."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -7,18 +8,35 @@ from pathlib import Path
 from cache_schema import CacheError
 from cache_schema.lock import only_one as only_one_writer
 from pipeline.errors import TkdError
+from pipeline.progress import say
 
 
 @contextmanager
-def only_one(out: Path) -> Iterator[None]:
-    """Holds the lock `.<name>.lock`, beside `out`, while the block runs.
+def only_one(out: Path, wait_seconds: float = 0) -> Iterator[None]:
+    """Holds the lock `.<name>.lock`, beside `out`, while the block runs; waits for another holder if told to.
 
     Raises:
         TkdError: another process is writing `out`, which is named, or nothing can be written there.
     """
     with ExitStack() as held:
         try:
-            held.enter_context(only_one_writer(out))
+            held.enter_context(only_one_writer(out, wait_seconds))
         except CacheError as error:
             raise TkdError(str(error)) from error
+        yield
+
+
+@contextmanager
+def in_turn(out: Path) -> Iterator[None]:
+    """Holds the lock as `only_one`, after whoever holds it: for what the next one finds done and need not do again.
+
+    Raises:
+        TkdError: nothing can be written there.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(only_one(out))
+        except TkdError:
+            say(f"{out}: waiting for another process that is at it")
+            held.enter_context(only_one(out, wait_seconds=math.inf))
         yield

@@ -82,7 +82,7 @@ def file_server(folder: Path, ranges: bool = True) -> Iterator[Server]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)  # seconds to a shutdown
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:

@@ -128,9 +128,10 @@ def test_links_and_devices_are_refused(tmp_path):
         extract(tmp_path / "x.zip", tmp_path / "out")
 
 
-def test_a_file_that_stands_twice_is_refused(tmp_path):
-    tar_of(tmp_path / "x.tar.gz", (tarfile.TarInfo("a"), b"1"), (tarfile.TarInfo("./a"), b"2"))
-    with pytest.raises(TkdError, match="a stands in it twice"):
+@pytest.mark.parametrize("second", ["./a", "a/b", "a/b/c"])
+def test_a_name_that_stands_for_two_things_is_refused(tmp_path, second):
+    tar_of(tmp_path / "x.tar.gz", (tarfile.TarInfo("a"), b"1"), (tarfile.TarInfo(second), b"2"))
+    with pytest.raises(TkdError, match=f"{second} is in it twice, or as file and folder"):
         extract(tmp_path / "x.tar.gz", tmp_path / "out")
 
 

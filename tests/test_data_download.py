@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_no_server_is_one_clear_error(tmp_path, monkeypatch):
         download(RemoteFile(url, SHA256), tmp_path)
 
 
-def test_of_two_at_once_the_second_gives_way(server, tmp_path):
+def test_of_two_at_once_the_second_waits_and_finds_it_done(server, tmp_path, capsys):
     arrived, go_on = threading.Event(), threading.Event()
 
     def wait(_, content):
@@ -144,13 +145,15 @@ def test_of_two_at_once_the_second_gives_way(server, tmp_path):
         return content
 
     server.change = wait
-    first = threading.Thread(target=download, args=(remote(server), tmp_path / "d"))
-    first.start()
-    try:
-        arrived.wait()
-        with pytest.raises(TkdError, match=r"a b.bin: being written by pid"):
-            download(remote(server), tmp_path / "d")
-    finally:
-        go_on.set()
-        first.join()
-    assert (tmp_path / "d" / "a b.bin").read_bytes() == CONTENT
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(download, remote(server), tmp_path / "d")
+        try:
+            arrived.wait()
+            second = pool.submit(download, remote(server), tmp_path / "d")
+            while "a b.bin: waiting for another process that is at it" not in capsys.readouterr().err:
+                time.sleep(0.01)
+            assert not second.done()
+        finally:
+            go_on.set()
+        assert first.result() == second.result() == tmp_path / "d" / "a b.bin"
+    assert (tmp_path / "d" / "a b.bin").read_bytes() == CONTENT and len(server.served) == 1

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pipeline.errors import TkdError
-from pipeline.lock import only_one
+from pipeline.lock import in_turn
 from pipeline.progress import Progress
 
 # What an archive may unpack to: recordings hardly shrink when packed, so one that grows a hundredfold is a trap.
@@ -55,9 +55,9 @@ def extract(archive: Path, folder: Path) -> Path:
 
     Raises:
         TkdError: a part is missing, the archive is damaged, holds a link, a device, a name that leads out of the
-            folder or stands twice, or unpacks to more than LARGEST_RATIO times its size or than the disk has free.
+            folder, or a name twice, or unpacks to more than LARGEST_RATIO times its size or than the disk has free.
     """
-    with only_one(folder):
+    with in_turn(folder):
         if folder.exists():
             return folder
         partial = folder.with_name(folder.name + ".partial")
@@ -109,12 +109,12 @@ def _write(archive: Path, member: _Member, folder: Path) -> None:
         raise TkdError(
             f"{folder}: {member.name} takes {member.n_bytes} bytes, {free} are free. Free some space and run again."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file, member.content as content:
             shutil.copyfileobj(content, file, _PIECE)
-    except FileExistsError as error:
-        raise TkdError(f"{archive}: {member.name} stands in it twice. Do not trust it.") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise TkdError(f"{archive}: {member.name} is in it twice, or as file and folder. Do not trust it.") from error
     if path.stat().st_size != member.n_bytes:
         raise TkdError(f"{archive}: damaged, {member.name} ends early.")
 

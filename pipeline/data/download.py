@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import TkdError
-from pipeline.lock import only_one
+from pipeline.lock import in_turn
 from pipeline.progress import Progress, say
 
 WAITS = (1, 2, 5, 15, 30)  # seconds before each further try, counted anew whenever something has arrived
@@ -44,14 +44,15 @@ def download(remote: RemoteFile, folder: Path) -> Path:
     """Returns the path of `remote` in `folder`; what is there with the right checksum is not fetched again.
 
     It arrives as `<name>.partial` and is renamed when it is whole and its checksum right. Run again after an
-    interruption it goes on where that stopped, if the server can send parts; passing faults are waited out.
+    interruption it goes on where that stopped, if the server can send parts; passing faults are waited out, and so is
+    another process that fetches it.
 
     Raises:
-        TkdError: the server refuses or cannot be reached, the file has another size or checksum than expected, another
-            process is fetching it, or the disk is too small.
+        TkdError: the server refuses or cannot be reached, the file has another size or checksum than expected, or the
+            disk is too small.
     """
     path = folder / remote.name
-    with only_one(path):
+    with in_turn(path):
         if path.exists():
             found = _checksum(path, remote)
             if found != remote.checksum:
@@ -78,14 +79,14 @@ def download(remote: RemoteFile, folder: Path) -> Path:
 def _fetched(remote: RemoteFile, partial: Path, path: Path) -> str:
     """Returns the checksum of the file fetched to `partial`, which is kept only if that is right."""
     with Progress(f"fetching {remote.name}", remote.n_bytes, "B") as progress:
-        n_tries = 0
+        n_tries, furthest = 0, _size(partial)
         while True:
-            before = _size(partial)
             try:
                 _append(remote, partial, path, progress)
                 break
             except _Passing as fault:
-                n_tries = 0 if _size(partial) > before else n_tries + 1
+                n_tries = 0 if _size(partial) > furthest else n_tries + 1
+                furthest = max(furthest, _size(partial))
                 if n_tries > len(WAITS):
                     raise TkdError(
                         f"{remote.url}: {fault}. Run the same command again to go on, or put the file at {path}."
@@ -122,7 +123,7 @@ def _append(remote: RemoteFile, partial: Path, path: Path, progress: Progress) -
         sent = re.fullmatch(r"bytes (\d+)-\d+/.*", response.headers.get("Content-Range", ""))
         start = int(sent[1]) if response.status == 206 and sent and int(sent[1]) == start else 0
         if response.status == 206 and not start:
-            partial.unlink()  # not the part that was asked for
+            partial.unlink(missing_ok=True)  # not the part that was asked for
             raise _Passing("the server sent another part of the file")
         length = response.headers.get("Content-Length")
         n_bytes = start + int(length) if length else remote.n_bytes

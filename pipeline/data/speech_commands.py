@@ -43,8 +43,9 @@ ARCHIVES = {
         2_428_923_189,
     ),
 }
-# Clips in train, validation and test. Version 2: the lists' lengths (105,829 in all, arXiv 1804.03209), and
-# kws_streaming's numbers. Version 1: 64,721, and the numbers of TC-ResNet's lists (github.com/hyperconnect/TC-ResNet,
+# Clips in train, validation and test. Version 2: the lists' lengths, 105,829 in all (arXiv 1804.03209), and
+# kws_streaming's numbers (arXiv 2005.06720). Version 1: 64,721, which with the six noises are the 64,727 files of the
+# data set's card on the Hugging Face hub; and the lengths of TC-ResNet's lists (github.com/hyperconnect/TC-ResNet,
 # issue 9).
 PUBLISHED = {
     (1, 12): (22_246, 3_093, 3_081),
