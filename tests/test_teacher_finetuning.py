@@ -18,9 +18,12 @@ from transformers import TrainingArguments
 
 from pipeline.data.manifest import write_manifest
 from pipeline.errors import TkdError
+from pipeline.extract.evaluate import evaluate_teacher
+from pipeline.teacher.base import default_base
 from pipeline.teacher.config import TeacherConfig
+from pipeline.teacher.machine import one_gpu
 from pipeline.teacher.model import load_teacher
-from pipeline.teacher.train import one_gpu, train_teacher
+from pipeline.teacher.train import train_teacher
 
 # Nothing is drawn at random while it trains, so that two ways to the same update can be compared.
 DROPOUT = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout")
@@ -151,6 +154,31 @@ def test_two_processes_make_the_teacher_of_one(tiny_data, config, base, tmp_path
     assert done.stdout == f"{tmp_path / 'two'}: accuracy {info.validation:.4f} validation, {info.test:.4f} test\n"
     assert furthest(tmp_path / "one", tmp_path / "two") < 2e-5
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["base", "one", "two"]
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_the_reported_score_is_that_of_one_clip_at_a_time(tiny_data, config, tmp_path, norm):
+    """Also where padding is heard (feat_extract_norm "group"), in training and in scoring, on clips of many lengths."""
+    changes = {"feat_extract_norm": "group", "do_stable_layer_norm": False} if norm == "group" else {}
+    (tmp_path / "base.json").write_text(tiny_config(num_hidden_layers=2, **CALM, **changes).to_json_string())
+    clips = [
+        dataclasses.replace(clip, n_samples=clip.n_samples - 300 * i, event_start=-1, event_stop=-1)
+        for i, clip in enumerate(tiny_data.clips)
+    ]
+    ragged = dataclasses.replace(tiny_data, clips=tuple(clips))
+    settings = dataclasses.replace(config, base=str(tmp_path / "base.json"), epochs=2, remix=False, learning_rate=3e-3)
+    info = train_teacher(ragged, settings, tmp_path / "t")
+    teacher = load_teacher(str(tmp_path / "t"))[0]
+    assert info.validation == pytest.approx(evaluate_teacher(teacher, ragged, "validation").value, abs=1e-4)
+    assert info.test == pytest.approx(evaluate_teacher(teacher, ragged, "test").value, abs=1e-4)
+
+
+def test_the_published_sets_start_from_xlsr(tiny_data, tmp_path):
+    assert default_base("speech_commands_v2") == default_base("nscv2") == default_base("fsd50k")
+    assert default_base("mini") == "bundled"
+    named = dataclasses.replace(tiny_data, info=dataclasses.replace(tiny_data.info, name="nscv2"))
+    with pytest.raises(TkdError, match="facebook/wav2vec2-large-xlsr-53: no encoder could be loaded"):
+        train_teacher(named, TeacherConfig(), tmp_path / "t")  # offline
 
 
 def test_float16_needs_a_gpu_and_excludes_bfloat16(tiny_data, config, tmp_path):

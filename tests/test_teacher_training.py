@@ -57,7 +57,7 @@ def test_training_writes_a_teacher_that_transformers_opens(tiny_data, config, tm
     assert folders(tmp_path) == ["t"]
 
     teacher, described, _ = load_teacher(str(tmp_path / "t"))
-    resolved = {**dataclasses.asdict(config), "freeze_feature_encoder": False}
+    resolved = {**dataclasses.asdict(config), "freeze_feature_encoder": False}  # it is fresh
     assert described.training == {**resolved, "crops": [[1.0, 1]]}
     assert described == dataclasses.replace(info, training=described.training)
     assert (described.labels, described.dataset, described.manifest_sha256) == (

@@ -21,6 +21,7 @@ def teacher() -> None:
 @click.option(
     "--base",
     default=TeacherConfig.base,
+    show_default="XLSR-53 for speech_commands, nscv2 and fsd50k, else bundled",
     help="Encoder to start from: bundled, small (the same, from scratch), a config.json (from scratch), a folder or a "
     "Hugging Face model name of the wav2vec 2.0 family.",
 )
@@ -103,7 +104,8 @@ def train_command(data, out, force, **settings) -> None:
     from pipeline.data.manifest import read_manifest
     from pipeline.teacher.train import train_teacher
 
-    info = train_teacher(read_manifest(data), checked(TeacherConfig, **settings), out, force)
+    config = checked(TeacherConfig, **settings)
+    info = train_teacher(read_manifest(data), config, out, force)
     if os.environ.get("RANK", "0") == "0":  # torchrun's number of this process
         click.echo(f"{out}: {info.metric} {info.validation:.4f} validation, {info.test:.4f} test")
 

@@ -68,7 +68,8 @@ def main() -> None:
     data, teacher_name = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "bundled"
     manifest, teacher = read_manifest(Path(data)), load_teacher(teacher_name)[0]
     clips = WholeClips(manifest, manifest.split("test")[:_N_CLIPS])
-    pooled = [pool_attention(teacher, collate([clips[i]])["input_values"]).head_weights[0] for i in range(len(clips))]
+    batches = (collate([clips[i]], teacher.do_normalize) for i in range(len(clips)))
+    pooled = [pool_attention(teacher, batch["input_values"]).head_weights[0] for batch in batches]
     lengths = np.array([heads.shape[-1] for heads in pooled])
     weights = np.zeros((len(pooled), *pooled[0].shape[:2], lengths.max()), np.float32)
     for row, heads in zip(weights, pooled, strict=True):

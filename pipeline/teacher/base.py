@@ -15,6 +15,8 @@ from pipeline.errors import TkdError
 from pipeline.teacher.model import BUNDLED, DAMAGE, Teacher, check_family, read_do_normalize, reason
 
 SMALL_CONFIG = Path(__file__).parent / "small.json"
+XLSR = "facebook/wav2vec2-large-xlsr-53"  # the paper's
+_OF_XLSR = ("speech_commands", "nscv2", "fsd50k")
 
 
 def load_base(base: str, n_classes: int, readout: str, task: str = "single_label") -> Teacher:
@@ -67,6 +69,11 @@ def load_base(base: str, n_classes: int, readout: str, task: str = "single_label
             f"{min(unfit)}. Copy it again, or give another --base."
         )
     return Teacher(encoder, n_classes, readout, task, do_normalize)
+
+
+def default_base(dataset: str) -> str:
+    """Returns the base for a dataset of that name: XLSR for the published ones, the built-in encoder for others."""
+    return XLSR if dataset.startswith(_OF_XLSR) else "bundled"
 
 
 def is_fresh(base: str) -> bool:

@@ -15,7 +15,7 @@ class TeacherConfig:
     An update takes batch_size x gradient_accumulation_steps clips on each GPU.
     """
 
-    base: str = "bundled"
+    base: str | None = None  # None: `default_base` of the dataset
     readout: str = "first_token"
     crops: tuple[tuple[float, int], ...] = ()
     epochs: int = 5

@@ -2,30 +2,25 @@
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import logging
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
 from accelerate import PartialState
-from safetensors import SafetensorError
 from transformers import EvalPrediction, Trainer, TrainingArguments
-from transformers.utils import is_torch_bf16_gpu_available
 
 from pipeline.data.manifest import SAMPLE_RATE, Clip, Manifest
 from pipeline.errors import TkdError
 from pipeline.lock import only_one
-from pipeline.progress import say
 from pipeline.tasks import METRICS, task_score
-from pipeline.teacher.base import is_fresh, load_base
+from pipeline.teacher.base import default_base, is_fresh, load_base
 from pipeline.teacher.callbacks import ClassifierFirst, Curriculum, EarlyStopping, Report
 from pipeline.teacher.clips import LikeLengths, TrainingClips, WholeClips, collate
 from pipeline.teacher.config import TeacherConfig
+from pipeline.teacher.machine import in_first_process, named_failures, one_gpu, require_precision
 from pipeline.teacher.model import Teacher, TeacherInfo, all_finite, require_lengths, save_teacher
 from pipeline.teacher.resume import claim, drop_broken_checkpoints, epochs_if_over, settings_of
 
@@ -55,8 +50,13 @@ def train_teacher(manifest: Manifest, config: TeacherConfig, out: Path, force: b
     for split in ("train", "validation", "test"):
         if not any(clip.labels for clip in manifest.split(split)):
             raise TkdError(f"{manifest.root}: no {split} clips with a label. A teacher needs all three splits.")
-    _require_precision(config)
+    require_precision(config)
 
+    base = config.base or default_base(manifest.info.name)
+    frozen = config.freeze_feature_encoder
+    if frozen is None:
+        frozen = base != "bundled" and not is_fresh(base)
+    config = dataclasses.replace(config, base=base, freeze_feature_encoder=frozen)
     transformers.set_seed(config.seed)
     teacher = load_base(config.base, len(manifest.info.labels), config.readout, manifest.info.task)
     shortest = _shortest(teacher)
@@ -66,33 +66,32 @@ def train_teacher(manifest: Manifest, config: TeacherConfig, out: Path, force: b
             raise TkdError(
                 f"crops of {seconds:g} s: training this encoder takes {shortest / SAMPLE_RATE:g} s. Give longer ones."
             )
-    if config.freeze_feature_encoder is None:
-        downloaded = config.base != "bundled" and not is_fresh(config.base)
-        config = dataclasses.replace(config, freeze_feature_encoder=downloaded)
     processes = PartialState(cpu=not torch.accelerator.is_available())
-    with only_one(out) if processes.is_main_process else contextlib.nullcontext():
-        info = _train(manifest, config, teacher, out, force, processes)
-        processes.wait_for_everyone()
+    work = out.with_name(out.name + ".partial")
+    with contextlib.ExitStack() as held:
+
+        def take_over() -> None:
+            held.enter_context(only_one(out))
+            claim(work, settings_of(manifest, config, teacher, processes.num_processes), force)
+            drop_broken_checkpoints(work, processes.num_processes)
+
+        in_first_process(processes, take_over)
+        info = _train(manifest, config, teacher, work)
+        dtype = torch.float16 if config.half else torch.float32
+        in_first_process(processes, lambda: _replace(teacher, info, work, out, dtype))
     return info
 
 
-def _train(
-    manifest: Manifest, config: TeacherConfig, teacher: Teacher, out: Path, force: bool, processes: PartialState
-) -> TeacherInfo:
-    work = out.with_name(out.name + ".partial")
-    if processes.is_main_process:
-        claim(work, settings_of(manifest, config, teacher, processes.num_processes), force)
-        drop_broken_checkpoints(work, processes.num_processes)
-    processes.wait_for_everyone()
+def _train(manifest: Manifest, config: TeacherConfig, teacher: Teacher, work: Path) -> TeacherInfo:
     trainer = _trainer(teacher, manifest, config, work)
-    with _named_failures(work):
+    with named_failures(work):
         trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
     if not all_finite(teacher.state_dict()):
         raise TkdError(f"{work}: the training diverged: weights are NaN or infinite. Lower --learning-rate.")
 
     metric = METRICS[manifest.info.task]
     scores = trainer.evaluate(_by_length(manifest, "test"), metric_key_prefix="test")
-    info = TeacherInfo(
+    return TeacherInfo(
         base=Path(config.base).name if Path(config.base).exists() else config.base,
         labels=manifest.info.labels,
         task=manifest.info.task,
@@ -104,29 +103,19 @@ def _train(
         test=round(scores[f"test_{metric}"], 4),
         training=dataclasses.asdict(config),
     )
-    if processes.is_main_process:
-        _replace(teacher, info, work, out, torch.float16 if config.half else torch.float32)
-    return info
 
 
 def _replace(teacher: Teacher, info: TeacherInfo, work: Path, out: Path, dtype: torch.dtype) -> None:
     whole = work / "teacher"
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
-    with _named_failures(work):
+    with named_failures(work):
         save_teacher(teacher, info, whole, dtype)
     (work / "runs").rename(whole / "runs")  # TensorBoard's
     if out.exists():
         shutil.rmtree(out)
     whole.rename(out)
     shutil.rmtree(work)
-
-
-def _require_precision(config: TeacherConfig) -> None:
-    if config.float16 and not torch.accelerator.is_available():
-        raise TkdError("float16: trains on a GPU, and none is here. Give --bfloat16, or neither.")
-    if config.bfloat16 and torch.cuda.is_available() and not is_torch_bf16_gpu_available():
-        raise TkdError("bfloat16: this GPU does not have it. Give --float16, or neither.")
 
 
 def _shortest(teacher: Teacher) -> int:
@@ -200,7 +189,8 @@ def _arguments(teacher: Teacher, manifest: Manifest, config: TeacherConfig, work
         fp16=config.float16,
         use_cpu=not torch.accelerator.is_available(),
         dataloader_num_workers=config.workers,
-        ddp_find_unused_parameters=True,  # layer drop, or the frozen encoder, leaves some without a gradient
+        # Layer drop, or a frozen encoder, leaves some without a gradient.
+        ddp_find_unused_parameters=teacher.encoder.config.layerdrop > 0 or config.freeze_encoder_steps > 0,
         disable_tqdm=True,
         seed=config.seed,
         eval_strategy="epoch",
@@ -214,30 +204,3 @@ def _arguments(teacher: Teacher, manifest: Manifest, config: TeacherConfig, work
         remove_unused_columns=False,
         label_names=["labels"],
     )
-
-
-def one_gpu(arguments: TrainingArguments) -> TrainingArguments:
-    """Keeps the Trainer from torch's DataParallel, slower than torchrun, where a process sees several GPUs."""
-    if arguments.n_gpu > 1:
-        say(
-            f"One of {arguments.n_gpu} GPUs is used. For all: "
-            f"torchrun --nproc_per_node {arguments.n_gpu} -m pipeline.cli.main teacher train ..."
-        )
-        arguments._n_gpu = 1  # there is no public way but to hide the others
-    return arguments
-
-
-@contextlib.contextmanager
-def _named_failures(folder: Path) -> Iterator[None]:
-    """A full GPU gets its way out; a full disk, which safetensors and torch report each its way, is an OSError."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TkdError(
-            "the GPU's memory is full. Halve --batch-size and double --gradient-accumulation-steps, or add "
-            "--gradient-checkpointing and --bfloat16 or --float16 (docs/teachers.md)."
-        ) from error
-    except (SafetensorError, RuntimeError) as error:
-        if shutil.disk_usage(folder).free < 2**20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-        raise
