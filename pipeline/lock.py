@@ -36,7 +36,9 @@ def in_turn(out: Path) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(only_one(out))
-        except TkdError:
+        except TkdError as refusal:
+            if not isinstance(refusal.__cause__.__cause__, BlockingIOError):
+                raise  # nobody holds it: it cannot be written
             say(f"{out}: waiting for another process that is at it")
             held.enter_context(only_one(out, wait_seconds=math.inf))
         yield

@@ -136,6 +136,13 @@ def test_no_server_is_one_clear_error(tmp_path, monkeypatch):
         download(RemoteFile(url, SHA256), tmp_path)
 
 
+def test_a_place_that_cannot_be_written_is_named(server, tmp_path, capsys):
+    (tmp_path / "d").write_text("a file")
+    with pytest.raises(TkdError, match=r"d/a b.bin: cannot be written"):
+        download(remote(server), tmp_path / "d")
+    assert "waiting" not in capsys.readouterr().err
+
+
 def test_of_two_at_once_the_second_waits_and_finds_it_done(server, tmp_path, capsys):
     arrived, go_on = threading.Event(), threading.Event()
 
