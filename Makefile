@@ -6,6 +6,7 @@ DATASET ?= mini
 LENGTH ?=
 # An existing copy of the data set; empty: downloaded, where it is one that can be.
 ROOT ?=
+LENGTH_OPTION := $(if $(filter fsd50k,$(DATASET)),--max-length,--length)
 DATA := $(DATASET)$(if $(LENGTH),-$(LENGTH)s)
 # On real recordings the teacher is BASE fine-tuned, unless TEACHER names another; the settings fit a GPU of 16 GB.
 BASE ?= facebook/wav2vec2-large-xlsr-53
@@ -38,12 +39,12 @@ demo: setup $(CACHE)  ## data, teacher's cache, a CRNN without and with distilla
 	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0.25 $(BFLOAT16) --out runs/demo/crnn-kd0.25 --resume
 	$(BIN)/tkd report runs/demo
 
-teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini|synth|nscv2|speech_commands LENGTH=8 TEACHER=bundled ROOT=copy BASE=encoder
+teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini|synth|nscv2|speech_commands|fsd50k LENGTH=8 TEACHER=bundled, ROOT, BASE
 	$(BIN)/tkd cache validate $(CACHE)
 	$(BIN)/tkd cache info $(CACHE)
 
 data/$(DATA)/dataset.json: | setup
-	$(BIN)/tkd data prepare $(DATASET) $(if $(LENGTH),--length $(LENGTH)) $(if $(ROOT),--root '$(ROOT)') --out data/$(DATA)
+	$(BIN)/tkd data prepare $(DATASET) $(if $(LENGTH),$(LENGTH_OPTION) $(LENGTH)) $(if $(ROOT),--root '$(ROOT)') --out data/$(DATA)
 
 ifneq ($(FINETUNED),)
 $(FINETUNED)/tkd_teacher.json: | data/$(DATA)/dataset.json
