@@ -8,7 +8,7 @@ LENGTH ?=
 ROOT ?=
 LENGTH_OPTION := $(if $(filter fsd50k,$(DATASET)),--max-length,--length)
 DATA := $(DATASET)$(if $(LENGTH),-$(LENGTH)s)
-# On real recordings the teacher is BASE fine-tuned, unless TEACHER names another; the settings fit a GPU of 16 GB.
+# On real recordings the teacher is BASE fine-tuned, unless TEACHER names another; the settings are meant for 16 GB.
 BASE ?= facebook/wav2vec2-large-xlsr-53
 TEACHER_OPTIONS ?= --batch-size 8 --gradient-accumulation-steps 4 --gradient-checkpointing --bfloat16 --workers 4
 FINETUNED := $(if $(filter nscv2 speech_commands fsd50k,$(DATASET)),teachers/$(DATA)/$(notdir $(BASE:%/=%)))
