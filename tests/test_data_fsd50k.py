@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,7 @@ def served(copy, tmp_path) -> tuple[Path, dict[str, list[str]]]:
     return folder, names
 
 
-def test_archives_are_fetched_once_checked_and_unpacked(copy, served, tmp_path, monkeypatch):
+def test_archives_are_fetched_once_however_many_ask_checked_and_unpacked(copy, served, tmp_path, monkeypatch):
     monkeypatch.setenv("TKD_HOME", str(tmp_path / "home"))
     folder, names = served
     assert len(names["dev_audio"]) >= 3
@@ -194,10 +195,10 @@ def test_archives_are_fetched_once_checked_and_unpacked(copy, served, tmp_path, 
             ]
             for part, of_part in names.items()
         }
-        fetched = find_copy(Fsd50kConfig(), archives)
-        n_served = len(server.served)
-        assert find_copy(Fsd50kConfig(), archives) == fetched == tmp_path / "home" / "data" / "FSD50K"
-        assert len(server.served) == n_served == sum(map(len, names.values()))
+        with ThreadPoolExecutor(2) as pool:
+            fetched, too = pool.map(find_copy, [Fsd50kConfig()] * 2, [archives] * 2)
+        assert find_copy(Fsd50kConfig(), archives) == fetched == too == tmp_path / "home" / "data" / "FSD50K"
+        assert len(server.served) == sum(map(len, names.values()))
     again, clips = read_fsd50k(fetched, Fsd50kConfig())
     assert clips == read(copy)[1] and again.sources[0]["archives"]
     assert not list(fetched.glob("*.unpacked")) and not list(fetched.glob("*.partial"))

@@ -145,8 +145,8 @@ def data() -> None:
 @click.pass_context
 def prepare_command(context, name, out, force, **options) -> None:
     """Make the dataset NAME: mini (the built-in recipe), synth (your words, spoken and mixed into noise),
-    speech_commands, nscv2 (Noisy Speech Commands v2), or of your own recordings: folder (one folder per label), csv (a
-    table), audiofolder (as Hugging Face datasets has it).
+    speech_commands, nscv2 (Noisy Speech Commands v2), fsd50k, or of your own recordings: folder (one folder per
+    label), csv (a table), audiofolder (as Hugging Face datasets has it).
 
     \b
     Examples:
@@ -154,7 +154,7 @@ def prepare_command(context, name, out, force, **options) -> None:
       tkd data prepare synth --words "hey lamp,lights out" --length 2 --out data/lamp
       tkd data prepare nscv2 --length 8 --out data/nscv2-8s
       tkd data prepare folder --root recordings --out data/mine
-      tkd data prepare csv --root clips.csv --audio recordings --out data/mine
+      tkd data prepare csv --root clips.csv --audio recordings --length 4 --out data/mine
     """
     make, taken = DATASETS[name]
     for option in options:

@@ -23,7 +23,7 @@ from pipeline.data.download import RemoteFile, download
 from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
 from pipeline.data.recordings import SHORTEST, Checked, LeftOut, check_recordings, names_and_sizes, report
 from pipeline.errors import TkdError
-from pipeline.lock import only_one
+from pipeline.lock import in_turn
 from pipeline.progress import say
 
 PUBLISHED = (36_796, 4_170, 10_231)  # clips in train, validation and test
@@ -101,7 +101,7 @@ def find_copy(config: Fsd50kConfig, archives: dict[str, list[RemoteFile]] = ARCH
             "FSD50K.eval_audio). Give --root the folder its archives were unpacked in, or leave it out to download."
         )
     copy = home() / "data" / "FSD50K"
-    with only_one(copy):
+    with in_turn(copy):
         missing = [part for part in archives if not (copy / f"FSD50K.{part}").exists()]
         for remote in [remote for part in missing for remote in archives[part]]:
             download(remote, copy)
