@@ -86,6 +86,16 @@ def test_the_cache_holds_all_labels_of_a_clip(overlapping, caches):
         assert CacheDataset(cache, "validation")[5]["labels"].tolist() == stored[row].tolist()
 
 
+def test_a_view_has_all_labels_of_its_clip(overlapping, teacher, tmp_path):
+    few = dataclasses.replace(overlapping, clips=overlapping.clips[::4])
+    build_cache(few, teacher, tmp_path / "c.zarr", BuildConfig(keep="rollout", views=1))
+    cache = open_cache(tmp_path / "c.zarr")
+    labels = dict(zip(cache.read("clip_id"), cache.read("labels").tolist(), strict=True))
+    assert validate_cache(tmp_path / "c.zarr") == []
+    assert sum(labels[name.removesuffix("#1")] == labels[name] for name in labels if "#" in name) == 32
+    assert load_splits(cache)["train"].n_clips == 32
+
+
 def test_the_teachers_score_is_macro_map(overlapping, teacher, caches, run):
     """From the recordings, and, to what float16 moves, from the cached logits."""
     rows = caches[0].split_rows("test")

@@ -179,12 +179,12 @@ def test_views_are_training_rows_with_weights_and_audio_of_their_own(path, cache
     assert cache.metadata["dataset"]["manifest_sha256"] == plain.metadata["dataset"]["manifest_sha256"]
     ids, views, splits = (cache.read(name) for name in ("clip_id", "view", "split"))
     assert np.bincount(views[splits == 0]).tolist() == [24, 24, 24] and not views[splits != 0].any()
-    names = ["rollout", "logits", "features", "audio_sha256", "label", "event_start", "n_frames"]
     row_of = {name: row for row, name in enumerate(ids)}
-    for name in names:
-        stored, expected = cache.read(name), plain.read(name)
-        rows = [row_of[clip] for clip in plain.read("clip_id")]
-        assert stored[rows].tobytes() == expected.tobytes() or (stored[rows] == expected).all(), name
+    rows = [row_of[clip] for clip in plain.read("clip_id")]
+    for name in ("features", "audio_sha256", "label", "event_start", "n_frames"):
+        assert np.array_equal(cache.read(name)[rows], plain.read(name)), name
+    for name in ("rollout", "logits"):  # but for the batches that clips are in
+        np.testing.assert_allclose(cache.read(name)[rows], plain.read(name), rtol=2e-3, atol=1e-5, err_msg=name)
     rollouts, digests = cache.read("rollout"), cache.read("audio_sha256")
     for row in np.flatnonzero(views == 0)[:24]:
         rows = [row, row_of[f"{ids[row]}#1"], row_of[f"{ids[row]}#2"]]
