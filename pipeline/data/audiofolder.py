@@ -12,8 +12,8 @@ several the outermost. With a metadata.csv or metadata.jsonl anywhere, clips are
 relative to the table, `label` or `labels`, and the other columns of `pipeline.data.table`). Else the folder a recording
 lies in is its label, and must lie directly below that of the split, or below the root if there are no splits.
 
-Not as there: a clip in the folders of two splits is in one, split names in file names are not read, nor are metadata
-in Parquet and recordings in archives.
+Not as there: `Train` is a split, too, a clip in the folders of two splits is in one, split names in file names are not
+read, nor are metadata in Parquet and recordings in archives.
 """
 
 import hashlib
