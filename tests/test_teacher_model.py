@@ -1,6 +1,7 @@
 """What a teacher is: its frames, its readouts, its folder, and what is refused as one."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -211,11 +212,24 @@ def test_a_teachers_files_are_as_readable_as_each_other(tmp_path):
 
 
 def test_loading_a_pretrained_base_says_nothing(tmp_path):
-    """In a process of its own: transformers logs to the standard error it found when it was imported."""
+    """From a folder, and by its name from the hub's cache; what was fetched of the second is pickled.
+
+    In a process of its own: transformers logs to the standard error it found when it was imported.
+    """
     folder = tiny_folder(tmp_path / "t", "abc")
-    code = f"from pipeline.teacher.base import load_base; load_base({str(folder)!r}, 4, 'first_token')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
+    for name in ("models--team--new", "models--team--old"):
+        (tmp_path / name / "refs").mkdir(parents=True)
+        (tmp_path / name / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, tmp_path / name / "snapshots" / ("0" * 40))
+    weights = tmp_path / "models--team--old" / "snapshots" / ("0" * 40) / "model.safetensors"
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    code = f"""from pipeline.errors import TkdError; from pipeline.teacher.base import load_base
+load_base({str(folder)!r}, 4, "first_token"), load_base("team/new", 4, "first_token")
+try: load_base("team/old", 4, "first_token")
+except TkdError as error: print(error)"""
+    cache = {**os.environ, "HF_HUB_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=cache)
+    assert done.stderr == "" and done.stdout.startswith("team/old: has no model.safetensors, and nothing else is read")
 
 
 def config_of(folder, **changes):
