@@ -153,6 +153,8 @@ def test_nscv2_is_a_word_at_a_known_place_in_noise_at_the_drawn_snr(copy, tmp_pa
     starts = set()
     for clip in data.clips:
         assert clip.n_samples == n_samples and clip.noise_file is not None
+        if length != "8":  # a stretch is 6 s or more: no crop runs over its end
+            assert clip.noise_start <= clip.noise_offset <= clip.noise_stop - n_samples
         if clip.labels == (0,):
             assert clip.speech_file is None and clip.event_start == -1
             continue
