@@ -63,8 +63,9 @@ def attention_figure(cache: Cache, runs: list[Run], file: Path) -> None:
     axes[0, 0].set_ylabel("mel band")
     axes[1, 0].set_ylabel("weight per second (1/s)")
     handles, names = axes[1, 0].get_legend_handles_labels()
-    figure.legend([*handles, plt.Rectangle((0, 0), 1, 1, facecolor=_EVENT, alpha=0.3)], [*names, "event"],
-                  loc="outside lower center", ncols=len(names) + 1)  # fmt: skip
+    if (test.event_start[rows] >= 0).any():
+        handles, names = [*handles, plt.Rectangle((0, 0), 1, 1, facecolor=_EVENT, alpha=0.3)], [*names, "event"]
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     figure.savefig(file, dpi=120)
     plt.close(figure)
 
@@ -88,7 +89,7 @@ def _rows(has: Tensor, known: Tensor) -> list[int]:
 @torch.inference_mode()
 def _student_weights(run: Run, clip: Clips) -> Tensor:
     out = run.student(clip.features.float(), clip.lengths)
-    return student_attention(out.frames, run.query, out.lengths).exp()
+    return student_attention(out.frames, run.query, out.lengths).exp()[:, : int(out.lengths)]
 
 
 def _spectrogram(axis, clip: Clips, features: dict) -> None:
