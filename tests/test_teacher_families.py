@@ -17,8 +17,9 @@ from transformers import AutoModel, Wav2Vec2FeatureExtractor
 from pipeline.data.manifest import Clip, DatasetInfo, Manifest
 from pipeline.errors import TkdError
 from pipeline.teacher.base import load_base, weights_sha256
+from pipeline.teacher.checkpoint import FAMILY
 from pipeline.teacher.clips import LikeLengths, TrainingClips, collate
-from pipeline.teacher.model import FAMILY, Teacher, load_teacher, save_teacher
+from pipeline.teacher.model import Teacher, load_teacher, save_teacher
 
 # As published: bare, with a CTC head, with a pretraining head and a quantiser, with a classifier.
 HEADS = [

@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 from pipeline.data.manifest import Clip, DatasetInfo, Manifest
 from pipeline.errors import TkdError
 from pipeline.teacher.base import load_base
+from pipeline.teacher.checkpoint import FAMILY
 from pipeline.teacher.clips import collate
 from pipeline.teacher.model import (
     BUNDLED,
-    FAMILY,
     Teacher,
     TeacherInfo,
     load_teacher,

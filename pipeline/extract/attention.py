@@ -11,7 +11,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from pipeline.errors import TkdError
 from pipeline.extract.pooling import Pooling
-from pipeline.teacher.model import FAMILY, Teacher
+from pipeline.teacher.checkpoint import FAMILY
+from pipeline.teacher.model import Teacher
 
 _NAME = "tkd_pooled"  # of the attention, among transformers' implementations
 

@@ -12,7 +12,8 @@ import transformers
 from transformers import AutoConfig, AutoModel
 
 from pipeline.errors import TkdError
-from pipeline.teacher.model import BUNDLED, DAMAGE, Teacher, check_family, read_do_normalize, reason
+from pipeline.teacher.checkpoint import DAMAGE, check_family, read_do_normalize, reason
+from pipeline.teacher.model import BUNDLED, Teacher
 
 SMALL_CONFIG = Path(__file__).parent / "small.json"
 XLSR = "facebook/wav2vec2-large-xlsr-53"  # the paper's

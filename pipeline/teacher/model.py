@@ -7,28 +7,22 @@ On disk a teacher is a folder in Hugging Face layout (config.json, model.safeten
 import dataclasses
 import hashlib
 import json
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
-from transformers.utils import FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME, cached_file
+from transformers import AutoConfig, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from pipeline.data.manifest import SAMPLE_RATE, Manifest
 from pipeline.errors import TkdError, nearest
 from pipeline.tasks import task_loss
+from pipeline.teacher.checkpoint import DAMAGE, check_family, read_do_normalize, reason
 from pipeline.teacher.config import READOUTS
 
-FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
 BUNDLED = Path(__file__).parent / "bundled"
-# What reading a damaged folder raises, by its library.
-DAMAGE = (SafetensorError, StrictDataclassError, OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -154,27 +148,6 @@ def save_teacher(teacher: Teacher, info: TeacherInfo, folder: Path, dtype: torch
     (folder / "tkd_teacher.json").write_text(text + "\n", encoding="utf-8")
 
 
-def read_do_normalize(source: str) -> bool:
-    """Returns whether a checkpoint wants normalised waveforms: as its preprocessor_config.json says, else True.
-
-    Args:
-        source: A folder in Hugging Face layout, or the name of a model.
-
-    Raises:
-        TkdError: it was trained on audio of another sample rate.
-        OSError, ValueError: the file is damaged, or cannot be fetched.
-    """
-    found: dict = {}
-    for name in (PROCESSOR_NAME, FEATURE_EXTRACTOR_NAME):  # the first, of newer checkpoints, holds the second's content
-        file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        if file is not None:
-            read = json.loads(Path(file).read_text(encoding="utf-8"))
-            found |= read.get("feature_extractor", {}) if name == PROCESSOR_NAME else read
-    if found.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
-        raise TkdError(f"{source}: hears audio at {found['sampling_rate']} Hz, here all audio is at {SAMPLE_RATE} Hz.")
-    return bool(found.get("do_normalize", True))
-
-
 def load_teacher(name: str) -> tuple[Teacher, TeacherInfo, str]:
     """Returns the teacher in eval mode (float32), its description, and the sha256 of what decides its outputs.
 
@@ -251,18 +224,3 @@ def require_lengths(manifest: Manifest, shortest: int) -> None:
 def all_finite(state: dict[str, Tensor]) -> bool:
     """Returns whether no weight is NaN or infinite."""
     return all(bool(value.isfinite().all()) for value in state.values())
-
-
-def check_family(name: str, config: PreTrainedConfig) -> None:
-    if config.model_type not in FAMILY:
-        raise TkdError(
-            f"{name}: model type {config.model_type} cannot be a teacher; those of the wav2vec 2.0 family can: "
-            f"{', '.join(FAMILY)}."
-        )
-    if getattr(config, "add_adapter", False):
-        raise TkdError(f"{name}: has an adapter that shortens its output frames. Give an encoder without add_adapter.")
-
-
-def reason(error: Exception) -> str:
-    """Returns an error of another library as one short line."""
-    return textwrap.shorten(str(error), 200)
