@@ -22,8 +22,11 @@ class AttRnn(Student):
     """
 
     name = "att_rnn"
+    paper = "arXiv 2005.06720"
     n_mfcc = 20
     n_channels = 256
+    reach = 2 + 2
+    scope = "clip"
     n_heads: ClassVar[int] = 1
     dropout_rate: ClassVar[float] = 0.1
 

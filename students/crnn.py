@@ -17,10 +17,13 @@ class Crnn(Student):
     """
 
     name = "crnn"
+    paper = "arXiv 2005.06720"
     n_mfcc = 20
     n_channels = 256
     min_frames = 7
     offset = 3.0
+    reach = 3
+    scope = "past"
 
     def __init__(self, n_classes: int, n_mels: int) -> None:
         """467,772 parameters for 12 classes."""

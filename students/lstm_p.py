@@ -63,8 +63,10 @@ class LstmP(Student):
     """LSTM with projection: 500 units projected to 200; the last output is classified."""
 
     name = "lstm_p"
+    paper = "arXiv 2005.06720"
     n_mfcc = 20
     n_channels = 200
+    scope = "past"
 
     def __init__(self, n_classes: int, n_mels: int) -> None:
         """545,912 parameters for 12 classes."""

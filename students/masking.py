@@ -14,15 +14,20 @@ def frame_at(frames: Tensor, index: Tensor) -> Tensor:
     return frames[torch.arange(len(frames), device=frames.device), index]
 
 
+def mean_over_time(frames: Tensor, lengths: Tensor | None) -> Tensor:
+    """(batch, n_channels): the mean over the valid frames of frames (batch, T, n_channels), 0 beyond `lengths`."""
+    return frames.mean(1) if lengths is None else frames.sum(1) / lengths.unsqueeze(1)
+
+
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation to whose statistics only valid frames contribute, with Keras's constants.
+    """Batch normalisation to whose statistics only valid frames contribute, with Keras's constants unless told others.
 
     Plain BatchNorm would average over the padding too, and a clip would be trained differently in a longer batch.
     """
 
-    def __init__(self, n_channels: int) -> None:
-        """`n_channels`: size of dimension 1 of what is normalised."""
-        super().__init__(n_channels, eps=1e-3, momentum=0.01)  # torch's momentum is 1 - Keras's (0.99)
+    def __init__(self, n_channels: int, eps: float = 1e-3, momentum: float = 0.01) -> None:
+        """`n_channels`: size of dimension 1 of what is normalised; torch's `momentum` is 1 - Keras's (0.99)."""
+        super().__init__(n_channels, eps=eps, momentum=momentum)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalised x, 0 where masked out.

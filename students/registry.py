@@ -5,12 +5,24 @@ from types import MappingProxyType
 
 from students.att_rnn import AttRnn, MhAttRnn
 from students.base import Student
+from students.bc_resnet import BcResNet1, BcResNet2, BcResNet3, BcResNet6, BcResNet8
 from students.crnn import Crnn
+from students.ds_tc_resnet import DsTcResNet, MatchboxNet
+from students.kwt import Kwt1
 from students.lstm_p import LstmP
-from students.tc_resnet import TcResNet
+from students.tc_resnet import TcResNet, TcResNet8, TcResNet14
 
-STUDENTS = MappingProxyType({student.name: student for student in (LstmP, TcResNet, Crnn, AttRnn, MhAttRnn)})
-"""Name -> class, in the order of the tables of arXiv 2110.14131."""
+PAPER_STUDENTS = ("lstm_p", "tc_resnet", "crnn", "att_rnn", "mhatt_rnn")
+"""Those of arXiv 2110.14131, in the order of its tables."""
+
+_CLASSES: tuple[type[Student], ...] = (
+    *(LstmP, TcResNet, Crnn, AttRnn, MhAttRnn),
+    *(TcResNet8, TcResNet14, DsTcResNet, MatchboxNet),
+    *(BcResNet1, BcResNet2, BcResNet3, BcResNet6, BcResNet8),
+    Kwt1,
+)
+STUDENTS = MappingProxyType({student.name: student for student in _CLASSES})
+"""Name -> class, `PAPER_STUDENTS` first."""
 
 
 def build_student(name: str, n_classes: int, n_mels: int = 40) -> Student:

@@ -1,13 +1,14 @@
 """TC-ResNet: temporal convolutions that see the coefficients as channels."""
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from students.base import Student
 from students.initialisation import keras_init
-from students.masking import MaskedBatchNorm, valid_mask
+from students.masking import MaskedBatchNorm, mean_over_time, valid_mask
 
 
 class ResidualBlock(nn.Module):
@@ -18,8 +19,8 @@ class ResidualBlock(nn.Module):
 
     kernel_size = 9  # frames
 
-    def __init__(self, n_inputs: int, n_channels: int) -> None:
-        """A block from `n_inputs` to `n_channels` channels."""
+    def __init__(self, n_inputs: int, n_channels: int, bias: bool) -> None:
+        """A block from `n_inputs` to `n_channels` channels; `bias`: whether its convolutions have one."""
         super().__init__()
         self.stride = 1 if n_inputs == n_channels else 2
         # TensorFlow's "same" padding at stride 2 puts its extra frame before or after by the clip's parity. For an
@@ -27,12 +28,12 @@ class ResidualBlock(nn.Module):
         # one it would shift the grid by a frame, away from the shortcut's and by the clip's length, so that
         # padding a batch would change the result. Here student frame j is centred on input frame 2 j at any length.
         padding = self.kernel_size // 2
-        self.conv1 = nn.Conv1d(n_inputs, n_channels, self.kernel_size, self.stride, padding)
+        self.conv1 = nn.Conv1d(n_inputs, n_channels, self.kernel_size, self.stride, padding, bias=bias)
         self.norm1 = MaskedBatchNorm(n_channels)
-        self.conv2 = nn.Conv1d(n_channels, n_channels, self.kernel_size, padding=padding)
+        self.conv2 = nn.Conv1d(n_channels, n_channels, self.kernel_size, padding=padding, bias=bias)
         self.norm2 = MaskedBatchNorm(n_channels)
         if self.stride > 1:
-            self.shortcut_conv = nn.Conv1d(n_inputs, n_channels, 1, self.stride)
+            self.shortcut_conv = nn.Conv1d(n_inputs, n_channels, 1, self.stride, bias=bias)
             self.shortcut_norm = MaskedBatchNorm(n_channels)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -52,27 +53,37 @@ class ResidualBlock(nn.Module):
 class TcResNet(Student):
     """Six residual blocks of 50, 50, 50, 50, 72, 72 channels; the mean over time is classified.
 
-    The sizes are kws_streaming's; TC-ResNet8 of arXiv 1904.03814 is a smaller network.
+    The sizes are those of kws_streaming (arXiv 2005.06720), whose convolutions have biases; the original's are
+    `TcResNet8` and `TcResNet14`.
+
+    Attributes:
+        widths: Channels of the first convolution, then of each block.
+        bias: Whether convolutions have biases.
+        dropout_rate: Of the mean over time.
     """
 
     name = "tc_resnet"
+    paper = "arXiv 2005.06720"
     n_mfcc = 40
     n_channels = 72
     stride = 2
+    reach = 1 + 4 * (4 + 4) + 4 + 2 * 4 + 2 * (4 + 4)
+    widths: ClassVar[tuple[int, ...]] = (50, 50, 50, 50, 50, 72, 72)
+    bias: ClassVar[bool] = True
+    dropout_rate: ClassVar[float] = 0.2
 
     def __init__(self, n_classes: int, n_mels: int) -> None:
         """366,894 parameters for 12 classes, of which 365,274 are trained."""
         super().__init__(n_mels)
-        self.conv = nn.Conv1d(self.n_mfcc, 50, 3, padding=1)
-        self.norm = MaskedBatchNorm(50)
-        widths = [50, 50, 50, 50, 50, 72, self.n_channels]
-        self.blocks = nn.ModuleList(ResidualBlock(*pair) for pair in pairwise(widths))
-        self.dropout = nn.Dropout(0.2)
+        self.conv = nn.Conv1d(self.n_mfcc, self.widths[0], 3, padding=1, bias=self.bias)
+        self.norm = MaskedBatchNorm(self.widths[0])
+        self.blocks = nn.ModuleList(ResidualBlock(*pair, self.bias) for pair in pairwise(self.widths))
+        self.dropout = nn.Dropout(self.dropout_rate)
         self.classifier = nn.Linear(self.n_channels, n_classes)
         self.apply(keras_init)
 
     def encode(self, mfcc: Tensor, lengths: Tensor | None) -> Tensor:
-        """The map before average pooling, (batch, ceil(T / 2), 72)."""
+        """The map before average pooling, (batch, ceil(T / stride), n_channels)."""
         x = self.conv(mfcc)
         mask = None if lengths is None else valid_mask(lengths, x.shape[2])
         x = torch.relu(self.norm(x, mask))
@@ -83,5 +94,31 @@ class TcResNet(Student):
 
     def read_out(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, None]:
         """Classifies the mean over the valid frames."""
-        mean = frames.mean(1) if lengths is None else frames.sum(1) / lengths.unsqueeze(1)
-        return self.classifier(self.dropout(mean)), None
+        return self.classifier(self.dropout(mean_over_time(frames, lengths))), None
+
+
+class TcResNet8(TcResNet):
+    """The original: three blocks, each at half the rate of the one before (arXiv 1904.03814, figure 2).
+
+    65,836 parameters for 12 classes, as published: moving statistics and the classifier's bias are counted.
+    Published at a hop of 10 ms: 3.0 M operations a second there, a multiplication and an addition counted as two,
+    are 1.52 M multiply-accumulates. BatchNorm's momentum is Keras's 0.99 here, 0.997 there.
+    """
+
+    name = "tc_resnet8"
+    paper = "arXiv 1904.03814"
+    n_channels = 48
+    stride = 8
+    reach = 1 + (4 + 2 * 4) + 2 * (4 + 2 * 4) + 4 * (4 + 2 * 4)
+    widths = (16, 24, 32, 48)
+    bias = False
+    dropout_rate = 0.5
+
+
+class TcResNet14(TcResNet8):
+    """TC-ResNet14-1.5: six blocks, one and a half times as wide, 304,620 parameters for 12 classes, as published."""
+
+    name = "tc_resnet14_1.5"
+    n_channels = 72
+    reach = TcResNet8.reach + 2 * (4 + 4) + 4 * (4 + 4) + 8 * (4 + 4)
+    widths = (24, 36, 36, 48, 48, 72, 72)
