@@ -272,9 +272,8 @@ def test_an_epoch_takes_one_view_of_each_clip_and_in_time_all_of_them(cache, mem
         ids = [str(name) for batch in batches for name in batch.clip_id]
         assert sorted(name.partition("#")[0] for name in ids) == sorted({n.partition("#")[0] for n in split.clip_id})
         seen.update(ids)
-        features = torch.cat([batch.features for batch in batches])
-        rows = [list(split.clip_id).index(name) for name in ids]
-        assert torch.equal(features, split.take(rows).features)
+    rows = [list(split.clip_id).index(name) for name in ids]
+    assert torch.equal(torch.cat([batch.features for batch in batches]), split.take(rows).features)
     assert seen == set(split.clip_id)
     clean = load_splits(cache, views=False)["train"]
     assert {name for batch in clean.shuffled(7, [1]) for name in batch.clip_id} == {n for n in seen if "#" not in n}
