@@ -10,17 +10,18 @@ import time
 from contextlib import suppress
 
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 from test_extract_build import LABELS, files_of, recorded
 from test_extract_interruption import whole_partitions, written
 from test_teacher_model import tiny_folder
 from test_teacher_training import command
 
 from cache_schema import pending_partitions
+from pipeline.bench.scheduler import no_work
 from pipeline.data.manifest import Manifest, write_manifest
 from pipeline.errors import TkdError
 from pipeline.extract.build import build_cache
-from pipeline.extract.cluster import Job, _plan
+from pipeline.extract.cluster import Job, _plan, run_tasks
 from pipeline.extract.config import BuildConfig, Share
 from pipeline.extract.plan import plan_build
 
@@ -138,6 +139,22 @@ def test_a_scheduler_that_is_there_is_used_and_a_clip_that_cannot_be_read_is_nam
     assert files_of(shares) == files_of(whole)
     for shard in ("0", "23"):
         assert (out / "rollout/c" / shard / "0").read_bytes() == (whole / "rollout/c" / shard / "0").read_bytes()
+
+
+def test_after_a_failure_what_was_begun_ends_and_nothing_else_begins(scheduler):
+    ended = []
+
+    def done(index, future):
+        ended.append(future.result())
+        if index == 5:
+            raise TkdError("the fifth")
+
+    with Client(scheduler, set_as_default=False) as client:
+        with pytest.raises(TkdError, match="the fifth"):
+            run_tasks(client, no_work, range(1000), done)
+        assert 5 in ended and len(ended) < 20
+        run_tasks(client, no_work, range(1000), lambda index, future: ended.append(future.result()))
+    assert sorted(ended[-1000:]) == list(range(1000))
 
 
 def test_a_worker_that_does_not_see_the_files_says_so(data, teacher, tmp_path):

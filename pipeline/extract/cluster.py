@@ -70,7 +70,7 @@ def build_on_cluster(
     usage = Usage()
     if not indices:
         return usage
-    with _connected(cluster) as client:
+    with connected(cluster) as client:
         say(f"{client.scheduler.address}: dashboard at {client.dashboard_link}")
         if cluster.workers:
             job = replace(job, threads=max(1, _THREADS // cluster.workers))
@@ -136,7 +136,7 @@ def _collector(job: Job, layout: Layout, usage: Usage, progress: Progress | None
 
 
 @contextmanager
-def _connected(cluster: ClusterConfig) -> Iterator[Client]:
+def connected(cluster: ClusterConfig) -> Iterator[Client]:
     """A client of the workers, which end with the block if they are this machine's."""
     if cluster.scheduler is not None:
         try:
