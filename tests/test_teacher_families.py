@@ -1,5 +1,6 @@
 """Checkpoints of the whole wav2vec 2.0 family, as the hub stores them: what is loaded is what was pretrained."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,10 +13,14 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from test_teacher_model import SMALL, tiny_config, tiny_folder, tiny_teacher, truncate, waveforms
-from transformers import AutoModel, Wav2Vec2FeatureExtractor
+from transformers import AutoFeatureExtractor, AutoModel, Wav2Vec2FeatureExtractor
 
+from cache_schema import open_cache
+from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import Clip, DatasetInfo, Manifest
 from pipeline.errors import TkdError
+from pipeline.extract.build import build_cache
+from pipeline.extract.config import BuildConfig
 from pipeline.teacher.base import load_base, weights_sha256
 from pipeline.teacher.checkpoint import FAMILY
 from pipeline.teacher.clips import LikeLengths, TrainingClips, collate
@@ -127,6 +132,22 @@ def test_unnormalised_waveforms_reach_a_base_that_was_trained_on_them(tmp_path):
     folder = tiny_folder(tmp_path / "t", "abc", teacher)
     assert not load_teacher(str(folder))[0].do_normalize
     assert not Wav2Vec2FeatureExtractor.from_pretrained(folder).do_normalize
+
+
+@pytest.mark.parametrize("do_normalize", [True, False])
+def test_stage_one_feeds_a_teacher_as_its_base_was(tiny_data, tmp_path, do_normalize):
+    """By the second route: the feature extractor that transformers finds in the teacher's folder."""
+    teacher = tiny_teacher("wavlm", n_classes=12)
+    teacher.do_normalize = do_normalize
+    folder = tiny_folder(tmp_path / "t", tiny_data.info.labels, teacher)
+    few = dataclasses.replace(tiny_data, clips=tiny_data.clips[::24])
+    build_cache(few, str(folder), tmp_path / "c.zarr", BuildConfig())
+    heard = [to_waveform(render_clip(few.audio_root, clip)) for clip in few.clips]
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor(heard, sampling_rate=16000, return_tensors="pt", return_attention_mask=False)["input_values"]
+    np.testing.assert_allclose(
+        open_cache(tmp_path / "c.zarr").read("logits"), teacher(inputs)["logits"].detach(), atol=2e-3
+    )
 
 
 def test_a_teacher_fed_otherwise_is_another_teacher(tmp_path):
