@@ -247,6 +247,7 @@ WRONG = {
     "c.wav,a": "2 values, the first line has 8 columns",
     "c.wav,a,,,,,,,more": "9 values, the first line has 8 columns",
     "a0.wav,b,,0,,,,": "the same recording, or part of one, as {table}:2",
+    "a0.wav,b,,,1.004,,,": "the same recording, or part of one, as {table}:2",
     "copy.wav,a,,,,,,": "/audio/copy.wav: the same recording as a0.wav",
     "a1.wav,a,test,0.5,,,,": "/audio/a1.wav is in test here, in train at {table}:3. Keep a recording in one split",
     "broken.wav,a,,,,,,": "/audio/broken.wav: cannot be read as audio",

@@ -149,7 +149,7 @@ def _usable(listing: Listing, checked: dict[Path, Checked | TkdError], left_out:
             named.add(row.path)
             continue
         fault = _part_fault(row, found)
-        if not fault and (first := by_part.setdefault((row.path, row.start, row.end), row)) is not row:
+        if not fault and (first := by_part.setdefault((row.path, *_part(row, found)), row)) is not row:
             fault = f"the same recording, or part of one, as {first.place}. Remove one."
         if not fault and (first := splits.setdefault(row.path, row)).split != row.split:
             fault = (

@@ -79,7 +79,7 @@ def report(left_out: list[LeftOut], n_listed: int, what: str, place: object, str
 def names_and_sizes(paths: Iterable[Path], root: Path) -> str:
     """Returns a digest of the files' names, relative to `root`, and sizes: other recordings have another."""
     listing = sorted(f"{path.relative_to(root).as_posix()} {path.stat().st_size}" for path in paths)
-    return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+    return hashlib.sha256("\n".join(listing).encode(errors="surrogateescape")).hexdigest()
 
 
 def _check(path: Path) -> Checked | TkdError:
@@ -96,6 +96,8 @@ def _check(path: Path) -> Checked | TkdError:
         return Checked(recording, _sha256(path))
     except TkdError as error:
         return error
+    except OSError as error:
+        return TkdError(f"{path}: cannot be read ({error.strerror}). Replace or remove it.")
 
 
 def _sha256(path: Path) -> bytes:
