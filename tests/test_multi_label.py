@@ -62,7 +62,7 @@ def teacher(overlapping, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def caches(overlapping, teacher, tmp_path_factory):
-    folder, config = tmp_path_factory.mktemp("caches"), BuildConfig(keep="rollout", partition_size=8)
+    folder, config = tmp_path_factory.mktemp("caches"), BuildConfig(keep="rollout", partition_size=4)
     paths = [folder / f"multi{suffix}" for suffix in (".zarr", ".h5")]
     assert len({build_cache(overlapping, teacher, path, config).cache_id for path in paths}) == 1
     return [open_cache(path) for path in paths]
