@@ -13,7 +13,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def build_on_cluster(
         elif not client.nthreads():
             say(f"{cluster.scheduler}: has no workers yet; waiting for them")
         with usage.timed("wall"):
-            run_tasks(client, functools.partial(_build, job), indices, _collector(job, layout, usage, progress))
+            _run_partitions(client, functools.partial(_build, job), indices, _collector(job, layout, usage, progress))
         usage.n_workers = max(1, len(client.nthreads()))
     return usage
 
@@ -112,13 +113,37 @@ def run_tasks(
         raise failure
 
 
+def _run_partitions(
+    client: Client, task: Callable[[int], Usage], indices: list[int], done: Callable[[int, Future], None]
+) -> None:
+    """Runs the tasks; those whose workers died again and again are run alone: one of them may be at fault."""
+    missing = dict.fromkeys(indices)
+    while missing:
+        suspects: list[int] = []
+
+        def unless_killed(index: int, future: Future, suspects: list[int] = suspects) -> None:
+            if future.status == "error" and isinstance(future.exception(), KilledWorker):
+                suspects.append(index)
+                raise _StopAndLook
+            done(index, future)
+            missing.pop(index)
+
+        with suppress(_StopAndLook):
+            run_tasks(client, task, list(missing), unless_killed)
+        for index in suspects:
+            run_tasks(client, task, [index], done)
+            missing.pop(index)
+
+
+class _StopAndLook(Exception):
+    """A partition's workers died again and again, while they were at others, too."""
+
+
 def _collector(job: Job, layout: Layout, usage: Usage, progress: Progress | None) -> Callable[[int, Future], None]:
     """Returns what takes the results of partitions."""
 
     def done(index: int, future: Future) -> None:
         place = f"{job.out}: {layout.place(index)}"
-        if future.status in ("cancelled", "lost"):
-            raise TkdError(f"{place}: the scheduler is gone. Run the same again: it writes what is missing.")
         try:
             usage.add(future.result())
         except (TkdError, CacheError) as error:
@@ -128,6 +153,8 @@ def _collector(job: Job, layout: Layout, usage: Usage, progress: Progress | None
                 f"{place}: every worker that began it died, the last one {error.last_worker.address}. If they had too "
                 "little memory, give fewer --workers or a smaller --batch-size or --partition-size; run the same again."
             ) from error
+        except CancelledError as error:
+            raise TkdError(f"{place}: the scheduler is gone. Run the same again: it writes what is missing.") from error
         rows = layout.partition_rows(index)
         if progress is not None:
             progress.advance(rows.stop - rows.start)
@@ -158,7 +185,7 @@ def connected(cluster: ClusterConfig) -> Iterator[Client]:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             memory_limit=0,  # dask would pause or kill a worker, and has nothing that it could move elsewhere
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,  # what fails arrives with its task; the rest is noise of closing
         ) as workers,
         Client(workers, set_as_default=False) as client,
     ):
