@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import shutil
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from pipeline.extract.attention import pool_attention
 from pipeline.extract.build import build_cache
 from pipeline.extract.config import BuildConfig, Share
 from pipeline.extract.features import LogMel, LogMelConfig
+from pipeline.extract.targets import batches_of
 from pipeline.teacher.clips import collate
 from pipeline.teacher.model import load_teacher
 
@@ -84,6 +86,23 @@ def test_clips_of_unequal_length_get_the_weights_of_one_clip_at_a_time(unequal, 
         # one step of the logarithmic code is the most that rounding may move
         steps = cache["head_weights"][row].astype(int) - each["head_weights"][row].astype(int)
         assert np.abs(steps).max() <= 1
+
+
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_batches_hold_every_clip_once_within_the_seconds_and_with_little_padding(norm):
+    rng = np.random.default_rng(0)
+    lengths = [*rng.integers(4800, 480000, 300).tolist(), *[4800] * 200, 2_000_000]  # 0.3 to 30 s, and 125 s
+    clips = [Clip(f"{i}", "train", (0,), n) for i, n in enumerate(lengths)]
+    teacher = tiny_teacher(feat_extract_norm=norm, do_stable_layer_norm=norm == "layer")
+    batches = list(batches_of(clips, teacher, 64 * 16000))
+    assert sorted(chain.from_iterable(batches)) == list(range(len(clips)))
+    for batch in batches:
+        heard, padded = sum(lengths[row] for row in batch), len(batch) * max(lengths[row] for row in batch)
+        assert padded <= 64 * 16000 or len(batch) == 1
+        assert padded - heard <= (0.1 * padded if norm == "layer" else 0)
+    assert len(batches[-1]) > 100, "short clips fill a batch"
+    n_samples = sum(lengths)
+    assert norm == "group" or len(batches) < 2 * n_samples / (64 * 16000)
 
 
 def test_rows_features_and_checksums_are_the_clips(unequal, tmp_path):

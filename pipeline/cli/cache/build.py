@@ -72,6 +72,9 @@ def build_command(data, teacher, out, no_features, share, workers, scheduler, fo
     Example:
       tkd cache build --data data/mini --out caches/mini.zarr
     \b
+    Two processes of this machine (docs/scale.md has clusters):
+      tkd cache build --data data/mini --out caches/mini.zarr --workers 2
+    \b
     Two jobs; the last to end completes the cache:
       tkd cache build --data data/mini --out caches/mini.zarr --partition 0/2 &
       tkd cache build --data data/mini --out caches/mini.zarr --partition 1/2
