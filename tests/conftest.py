@@ -11,7 +11,7 @@ import torch
 
 from pipeline.data.manifest import Manifest
 from pipeline.data.prepare import prepare
-from pipeline.data.synth import SynthConfig, make_synth
+from pipeline.data.spoken.synth import SynthConfig, make_synth
 from pipeline.extract.build import build_cache
 from pipeline.extract.config import BuildConfig
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pipeline.data.speech_commands import OTHER_WORDS, WORDS
+from pipeline.data.published.speech_commands import OTHER_WORDS, WORDS
 
 BACKGROUND = ("doing_the_dishes", "dude_miaowing", "exercise_bike", "pink_noise", "running_tap", "white_noise")
 RATE = 16000  # Hz

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data import archive as module
-from pipeline.data.archive import extract
+from pipeline.data.fetch import archive as module
+from pipeline.data.fetch.archive import extract
 from pipeline.errors import TkdError
 
 CONTENT = {f"clips/{i}.wav": np.random.default_rng(i).bytes(9000 + i) for i in range(40)} | {
@@ -167,7 +167,7 @@ def test_a_small_disk_is_noticed_before_it_is_full(tree, tmp_path, kind):
 def test_a_killed_extraction_is_begun_again(tmp_path):
     content = {f"{i:04d}.txt": str(i).encode() for i in range(4000)}
     archive = tar_of(tmp_path / "x.tar.gz", *((tarfile.TarInfo(name), data) for name, data in content.items()))
-    program = "import sys; from pathlib import Path; from pipeline.data.archive import extract; "
+    program = "import sys; from pathlib import Path; from pipeline.data.fetch.archive import extract; "
     program += "extract(Path(sys.argv[1]), Path(sys.argv[2]))"
     child = subprocess.Popen([sys.executable, "-c", program, str(archive), str(tmp_path / "out")])
     try:

@@ -15,11 +15,11 @@ import soundfile
 import torch
 import torchaudio
 
-from pipeline.data import noise
 from pipeline.data.audio import n_resampled, noise_crop, read_audio, render_clip, survey
 from pipeline.data.manifest import Clip, DatasetInfo, read_manifest, write_manifest
 from pipeline.data.mixing import NOISE_DBFS
 from pipeline.data.prepare import prepare
+from pipeline.data.spoken import noise
 from pipeline.errors import TkdError
 
 INFO = DatasetInfo("x", "single_label", ("größer", "écoute"), "none")

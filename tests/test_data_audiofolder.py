@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from test_data_folder import by_split, record
 
 from pipeline.cli.main import tkd
-from pipeline.data.audiofolder import list_audiofolder
-from pipeline.data.listing import RecordingsConfig, read_listing
+from pipeline.data.own.audiofolder import list_audiofolder
+from pipeline.data.own.listing import RecordingsConfig, read_listing
 from pipeline.data.prepare import prepare
 from pipeline.errors import TkdError
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from file_server import file_server
 
-from pipeline.data import download as module
-from pipeline.data.download import RemoteFile, download
+from pipeline.data.fetch import download as module
+from pipeline.data.fetch.download import RemoteFile, download
 from pipeline.errors import TkdError
 
 CONTENT = np.random.default_rng(0).bytes(5_000_000)
@@ -73,7 +73,7 @@ def test_a_killed_download_goes_on_where_it_stopped(server, tmp_path):
     server.change = lambda _, content: None
     program = f"""
 from pathlib import Path
-from pipeline.data.download import RemoteFile, download
+from pipeline.data.fetch.download import RemoteFile, download
 download({remote(server)!r}, Path({str(tmp_path / "d")!r}))
 """
     child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)

@@ -16,9 +16,9 @@ from test_data_folder import record
 
 from pipeline.cli.main import tkd
 from pipeline.data.audio import render_clip
-from pipeline.data.download import RemoteFile
-from pipeline.data.fsd50k import ARCHIVES, Fsd50kConfig, find_copy, read_fsd50k
+from pipeline.data.fetch.download import RemoteFile
 from pipeline.data.manifest import read_manifest
+from pipeline.data.published.fsd50k import ARCHIVES, Fsd50kConfig, find_copy, read_fsd50k
 from pipeline.errors import TkdError
 
 VOCABULARY = "0,Accelerating_and_revving_and_vroom,/m/07q2z82\n1,Accordion,/m/0mkg\n2,Music,/m/04rlf\n"

@@ -18,12 +18,12 @@ from file_server import file_server
 from speech_commands_copy import BACKGROUND, make_copy, official_split
 
 from pipeline.cli.main import tkd
-from pipeline.data import speech_commands as module
 from pipeline.data.audio import noise_crop, read_audio, render_clip
-from pipeline.data.download import RemoteFile
+from pipeline.data.fetch.download import RemoteFile
 from pipeline.data.manifest import SPLITS, Manifest, read_manifest
 from pipeline.data.mixing import NoiseRegion, noise_regions
-from pipeline.data.speech_commands import OTHER_WORDS, PUBLISHED, WORDS, SpeechCommandsConfig, tenth
+from pipeline.data.published import speech_commands as module
+from pipeline.data.published.speech_commands import OTHER_WORDS, PUBLISHED, WORDS, SpeechCommandsConfig, tenth
 from pipeline.teacher.clips import TrainingClips
 
 N = {"train": 6, "validation": 3, "test": 3}  # speakers; each says every word once

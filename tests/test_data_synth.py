@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from pipeline.data import espeak
 from pipeline.data.manifest import SPLITS, read_manifest
 from pipeline.data.prepare import prepare
-from pipeline.data.speech import slug, voices_by_split
-from pipeline.data.synth import MINI, OTHER_WORDS, WORDS, SynthConfig, make_synth
+from pipeline.data.spoken import espeak
+from pipeline.data.spoken.speech import slug, voices_by_split
+from pipeline.data.spoken.synth import MINI, OTHER_WORDS, WORDS, SynthConfig, make_synth
 from pipeline.errors import TkdError
 
 SMALL = SynthConfig(clips=(24, 12, 12), length_seconds=2.5, noise_recordings=(1, 1, 1), seed=5)

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def _mini(out: Path, force: bool) -> "Manifest":
-    from pipeline.data.synth import MINI
+    from pipeline.data.spoken.synth import MINI
 
     return _make_synth(out, MINI, force)
 
 
 def _synth(out: Path, force: bool, words, clips, length, snr, seed) -> "Manifest":
-    from pipeline.data.synth import SynthConfig
+    from pipeline.data.spoken.synth import SynthConfig
 
     split_words = None if words is None else tuple(word.strip() for word in words.split(","))
     chosen = {"words": split_words, "clips": clips, "length_seconds": length, "snr_db": snr, "seed": seed}
@@ -30,13 +30,13 @@ def _synth(out: Path, force: bool, words, clips, length, snr, seed) -> "Manifest
 
 def _make_synth(out: Path, config, force: bool) -> "Manifest":
     from pipeline.data.prepare import prepare
-    from pipeline.data.synth import make_synth
+    from pipeline.data.spoken.synth import make_synth
 
     return prepare(out, config.recipe(), lambda work: make_synth(work, config, os.cpu_count() or 1), force)
 
 
 def _folder(out: Path, force: bool, root, **settings) -> "Manifest":
-    from pipeline.data.folder import list_folder
+    from pipeline.data.own.folder import list_folder
 
     if root is None:
         raise click.UsageError("folder needs --root DIR: where the recordings are, one folder per label.")
@@ -44,7 +44,7 @@ def _folder(out: Path, force: bool, root, **settings) -> "Manifest":
 
 
 def _csv(out: Path, force: bool, root, audio, **settings) -> "Manifest":
-    from pipeline.data.table import list_csv
+    from pipeline.data.own.table import list_csv
 
     if root is None:
         raise click.UsageError("csv needs --root FILE: the table that lists the recordings, .csv or .jsonl.")
@@ -52,7 +52,7 @@ def _csv(out: Path, force: bool, root, audio, **settings) -> "Manifest":
 
 
 def _audiofolder(out: Path, force: bool, root, **settings) -> "Manifest":
-    from pipeline.data.audiofolder import list_audiofolder
+    from pipeline.data.own.audiofolder import list_audiofolder
 
     if root is None:
         raise click.UsageError("audiofolder needs --root DIR: the folder laid out as for datasets' AudioFolder.")
@@ -60,7 +60,7 @@ def _audiofolder(out: Path, force: bool, root, **settings) -> "Manifest":
 
 
 def _from_listing(out: Path, force: bool, list_recordings, length, seed, strict) -> "Manifest":
-    from pipeline.data.listing import RecordingsConfig, read_listing
+    from pipeline.data.own.listing import RecordingsConfig, read_listing
     from pipeline.data.prepare import prepare
 
     config = checked(RecordingsConfig, length_seconds=length, seed=seed, strict=strict)
@@ -70,7 +70,7 @@ def _from_listing(out: Path, force: bool, list_recordings, length, seed, strict)
 
 def _speech_commands(out: Path, force: bool, root, **settings) -> "Manifest":
     from pipeline.data.prepare import prepare
-    from pipeline.data.speech_commands import SpeechCommandsConfig, find_copy, read_speech_commands
+    from pipeline.data.published.speech_commands import SpeechCommandsConfig, find_copy, read_speech_commands
 
     config = checked(SpeechCommandsConfig, root=_text(root), **_given(settings))
     copy = find_copy(config)
@@ -78,9 +78,9 @@ def _speech_commands(out: Path, force: bool, root, **settings) -> "Manifest":
 
 
 def _nscv2(out: Path, force: bool, root, length, snr, noise, seed, strict) -> "Manifest":
-    from pipeline.data.nscv2 import Nscv2Config, make_nscv2
     from pipeline.data.prepare import prepare
-    from pipeline.data.speech_commands import find_copy
+    from pipeline.data.published.nscv2 import Nscv2Config, make_nscv2
+    from pipeline.data.published.speech_commands import find_copy
 
     chosen = {"length_seconds": length, "snr_db": snr, "seed": seed, "strict": strict}
     config = checked(Nscv2Config, root=_text(root), noise=_text(noise), **_given(chosen))
@@ -90,8 +90,8 @@ def _nscv2(out: Path, force: bool, root, length, snr, noise, seed, strict) -> "M
 
 
 def _fsd50k(out: Path, force: bool, root, max_length, strict) -> "Manifest":
-    from pipeline.data.fsd50k import Fsd50kConfig, find_copy, read_fsd50k
     from pipeline.data.prepare import prepare
+    from pipeline.data.published.fsd50k import Fsd50kConfig, find_copy, read_fsd50k
 
     config = checked(Fsd50kConfig, root=_text(root), strict=strict, **_given({"max_length_seconds": max_length}))
     copy = find_copy(config)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.data.espeak import Utterance
 from pipeline.data.manifest import SAMPLE_RATE
+from pipeline.data.spoken.espeak import Utterance
 
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _N_TALKERS = 5

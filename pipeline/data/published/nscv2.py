@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline.data.manifest import SAMPLE_RATE, Clip, DatasetInfo
 from pipeline.data.mixing import LONGEST, MixRecipe, check_snr, mix
-from pipeline.data.noise_shares import noise_files, share_noise
-from pipeline.data.speech_commands import (
+from pipeline.data.published.noise_shares import noise_files, share_noise
+from pipeline.data.published.speech_commands import (
     BACKGROUND,
     SpeechCommandsConfig,
     clip_rng,

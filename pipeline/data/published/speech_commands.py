@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from cache_schema import home
-from pipeline.data.archive import extract
-from pipeline.data.download import RemoteFile, download
+from pipeline.data.fetch.archive import extract
+from pipeline.data.fetch.download import RemoteFile, download
 from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
-from pipeline.data.noise_shares import noise_files, share_noise
-from pipeline.data.recordings import Checked, LeftOut, check_recordings, report
+from pipeline.data.own.recordings import Checked, LeftOut, check_recordings, report
+from pipeline.data.published.noise_shares import noise_files, share_noise
 from pipeline.errors import TkdError
 from pipeline.progress import say
 

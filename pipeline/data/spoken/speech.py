@@ -15,8 +15,8 @@ import soundfile
 import torch
 import torchaudio
 
-from pipeline.data import espeak
 from pipeline.data.manifest import SAMPLE_RATE, SPLITS
+from pipeline.data.spoken import espeak
 from pipeline.errors import TkdError
 
 ACCENTS = ("en", "en-US", "en-US-nyc", "en-029", "en-GB-scotland", "en-GB-x-gbclan", "en-GB-x-gbcwmd", "en-GB-x-rp")

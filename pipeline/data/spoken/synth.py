@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pipeline.data import noise
 from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
 from pipeline.data.mixing import LONGEST, MixRecipe, NoiseRegion, check_snr, mix
-from pipeline.data.speech import Spoken, plan_speech, render_speech, say, slug, voices_by_split, write_noise
-from pipeline.data.speech_commands import OTHER_WORDS, WORDS
+from pipeline.data.published.speech_commands import OTHER_WORDS, WORDS
+from pipeline.data.spoken import noise
+from pipeline.data.spoken.speech import Spoken, plan_speech, render_speech, say, slug, voices_by_split, write_noise
 from pipeline.errors import TkdError
 from pipeline.progress import Progress, track
 

@@ -6,9 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.audio import n_resampled
-from pipeline.data.dealing import Dealt, deal
 from pipeline.data.manifest import SAMPLE_RATE, Clip, DatasetInfo
-from pipeline.data.recordings import SHORTEST, Checked, LeftOut, check_recordings, names_and_sizes, report, too_short
+from pipeline.data.own.dealing import Dealt, deal
+from pipeline.data.own.recordings import (
+    SHORTEST,
+    Checked,
+    LeftOut,
+    check_recordings,
+    names_and_sizes,
+    report,
+    too_short,
+)
 from pipeline.errors import TkdError
 from pipeline.progress import say
 

@@ -9,8 +9,8 @@
 
 A folder whose name is or holds the name of a split (`train`, `test-clean`) puts what is below it into that split; of
 several the outermost. With a metadata.csv or metadata.jsonl anywhere, clips are what these tables list (`file_name`
-relative to the table, `label` or `labels`, and the other columns of `pipeline.data.table`). Else the folder a recording
-lies in is its label, and must lie directly below that of the split, or below the root if there are no splits.
+relative to the table, `label` or `labels`, and the other columns of `pipeline.data.own.table`). Else the folder a
+recording lies in is its label, and must lie directly below that of the split, or below the root if there are no splits.
 
 Not as there: `Train` is a split, too, a clip in the folders of two splits is in one, split names in file names are not
 read, nor are metadata in Parquet and recordings in archives.
@@ -21,9 +21,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.data.listing import Listing, Row, speaker_of, unreadable_name
-from pipeline.data.recordings import LeftOut
-from pipeline.data.table import SPLIT_NAMES, read_table
+from pipeline.data.own.listing import Listing, Row, speaker_of, unreadable_name
+from pipeline.data.own.recordings import LeftOut
+from pipeline.data.own.table import SPLIT_NAMES, read_table
 from pipeline.errors import TkdError
 from pipeline.progress import say
 

@@ -1,0 +1,1 @@
+"""Files from the web, and what is packed in them."""

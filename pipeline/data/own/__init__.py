@@ -1,0 +1,1 @@
+"""Recordings of one's own: found, checked, labelled and dealt to splits."""
