@@ -31,7 +31,10 @@ class AttRnn(Student):
     dropout_rate: ClassVar[float] = 0.1
 
     def __init__(self, n_classes: int, n_mels: int) -> None:
-        """496,519 parameters for 12 classes, moving statistics of BatchNorm included."""
+        """496,519 parameters for 12 classes, moving statistics of BatchNorm included.
+
+        As in Keras with `reset_after`, each GRU has two bias vectors; with one they would be 494,983.
+        """
         super().__init__(n_mels)
         self.conv1 = nn.Conv2d(1, 10, (1, 5), padding=(0, 2))  # kernel: coefficients x frames
         self.norm1 = MaskedBatchNorm(10)
@@ -75,7 +78,10 @@ class AttRnn(Student):
 
 
 class MhAttRnn(AttRnn):
-    """Att-RNN with four heads, each with its own query: 743,047 parameters for 12 classes."""
+    """Att-RNN with four heads, each with its own query: 743,047 parameters for 12 classes.
+
+    741,511 with one bias vector in each GRU.
+    """
 
     name = "mhatt_rnn"
     n_heads = 4

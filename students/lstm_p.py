@@ -69,7 +69,7 @@ class LstmP(Student):
     scope = "past"
 
     def __init__(self, n_classes: int, n_mels: int) -> None:
-        """545,912 parameters for 12 classes."""
+        """545,912 parameters for 12 classes; the second bias vector of torch.nn.LSTM would make them 547,912."""
         super().__init__(n_mels)
         self.lstm = PeepholeLstm(self.n_mfcc, n_units=500, n_projected=self.n_channels)
         self.dropout = nn.Dropout(0.3)

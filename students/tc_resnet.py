@@ -24,9 +24,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.stride = 1 if n_inputs == n_channels else 2
         # TensorFlow's "same" padding at stride 2 puts its extra frame before or after by the clip's parity. For an
-        # odd count, as every clip of the papers has (49, 99, 199, ...), it is this padding exactly; for an even
+        # odd count, as every clip of arXiv 2110.14131 has (49, 99, 199, ...), it is this padding exactly; for an even
         # one it would shift the grid by a frame, away from the shortcut's and by the clip's length, so that
-        # padding a batch would change the result. Here student frame j is centred on input frame 2 j at any length.
+        # padding a batch would change the result. Here frame j is centred on the block's input frame 2 j at any length.
         padding = self.kernel_size // 2
         self.conv1 = nn.Conv1d(n_inputs, n_channels, self.kernel_size, self.stride, padding, bias=bias)
         self.norm1 = MaskedBatchNorm(n_channels)

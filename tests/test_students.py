@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from students import STUDENTS, Student, StudentOutput, build_student, count_parameters
+from students.ds_tc_resnet import MatchboxNet
 
 N_CLASSES = 12
 N_MELS = 40
+
+WITH_ATTENTION = ("att_rnn", "mhatt_rnn", "kwt_1")
 
 every_student = pytest.mark.parametrize("name", list(STUDENTS))
 
@@ -18,6 +21,14 @@ every_student = pytest.mark.parametrize("name", list(STUDENTS))
 def log_mel(batch: int, n_frames: int) -> torch.Tensor:
     """(batch, N_MELS, n_frames): noise at the level of natural-log mel energies of speech."""
     return 3.0 * torch.randn(batch, N_MELS, n_frames) - 4.0
+
+
+def has_batch_norm(name: str) -> bool:
+    return any("running_mean" in key for key in build_student(name, N_CLASSES).state_dict())
+
+
+def count_trained(student: Student) -> int:
+    return sum(parameter.numel() for parameter in student.parameters())
 
 
 def settled(name: str) -> Student:
@@ -46,7 +57,7 @@ def test_shapes_are_those_promised(name: str) -> None:
     assert output.frames.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["att_rnn", "mhatt_rnn"])
+@pytest.mark.parametrize("name", WITH_ATTENTION)
 def test_attention_is_a_distribution_over_valid_frames(name: str) -> None:
     attention = settled(name)(log_mel(3, 50), torch.tensor([50, 20, 1])).attention
     assert attention.shape == (3, 50)
@@ -56,7 +67,7 @@ def test_attention_is_a_distribution_over_valid_frames(name: str) -> None:
     assert attention[2, 0] == 1
 
 
-@pytest.mark.parametrize("name", ["lstm_p", "tc_resnet", "crnn"])
+@pytest.mark.parametrize("name", [name for name in STUDENTS if name not in WITH_ATTENTION])
 def test_students_without_attention_claim_none(name: str) -> None:
     assert build_student(name, N_CLASSES)(log_mel(2, 10)).attention is None
 
@@ -117,12 +128,60 @@ def test_the_front_end_is_neither_trained_nor_saved(name: str) -> None:
         ("att_rnn", 200, 502_723, 502_701),
         ("mhatt_rnn", 12, 743_047, 743_025),
         ("mhatt_rnn", 200, 749_251, 749_229),
+        ("tc_resnet8", 12, 65_836, 65_180),
+        ("tc_resnet14_1.5", 12, 304_620, 303_012),
+        ("ds_tc_resnet", 12, 73_220, 71_684),
+        ("ds_tc_resnet", 35, 76_187, 74_651),
+        ("bc_resnet_1", 12, 11_648, 9_232),
+        ("bc_resnet_2", 12, 32_116, 27_284),
+        ("bc_resnet_3", 12, 61_416, 54_168),
+        ("bc_resnet_6", 12, 202_308, 187_812),
+        ("bc_resnet_8", 12, 340_396, 321_068),
     ],
 )
 def test_sizes_are_the_published_ones(name: str, n_classes: int, keras_count: int, trainable: int) -> None:
+    """Exactly where papers state numbers, within their rounding where they round; each class says which it counts."""
     student = build_student(name, n_classes)
     assert count_parameters(student) == keras_count
-    assert sum(parameter.numel() for parameter in student.parameters()) == trainable
+    assert count_trained(student) == trainable
+
+
+@pytest.mark.parametrize(
+    ("name", "n_classes", "other_convention"),
+    [
+        ("lstm_p", 12, 547_912),  # one bias vector in Keras and here; torch.nn.LSTM has two of 4 x 500
+        ("lstm_p", 200, 585_700),
+        ("crnn", 12, 467_004),  # two in Keras (reset_after), torch and here; the GRU that resets before has one
+        ("crnn", 200, 515_320),
+        ("att_rnn", 12, 494_983),
+        ("att_rnn", 200, 501_187),
+        ("mhatt_rnn", 12, 741_511),
+        ("mhatt_rnn", 200, 747_715),
+    ],
+)
+def test_sizes_under_the_other_convention_of_biases(name: str, n_classes: int, other_convention: int) -> None:
+    student = build_student(name, n_classes)
+    recurrent = sum(value.numel() for key, value in student.state_dict().items() if "gru.bias_hh" in key)
+    second = -recurrent if recurrent else student.lstm.bias.numel()
+    assert count_parameters(student) + second == other_convention
+
+
+def test_matchboxnet_has_its_published_size_on_its_published_features() -> None:
+    """93 K (arXiv 2004.08531, table 1) with 64 coefficients and 30 classes; a rate of repeats 1 gives its 77 K."""
+
+    class Published(MatchboxNet):
+        n_mfcc = 64
+
+    class Single(Published):
+        blocks_table = tuple(size._replace(n_repeats=1) for size in MatchboxNet.blocks_table)
+
+    assert count_trained(Published(30, 64)) == 92_766
+    assert count_trained(Single(30, 64)) == 77_214
+
+
+def test_kwt_has_its_published_size_with_learned_positions() -> None:
+    """607 K (arXiv 2104.00769, table 1), of which positions for 98 frames and the class token are not here."""
+    assert count_parameters(build_student("kwt_1", 12)) + 99 * 64 == 607_308
 
 
 @every_student
@@ -150,14 +209,15 @@ def test_padding_changes_nothing(name: str, lengths: list[int], padding: int, da
                 torch.testing.assert_close(together.attention[i, :n_frames], alone.attention[0], rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["tc_resnet", "att_rnn", "mhatt_rnn"])
+@pytest.mark.parametrize("name", [name for name in STUDENTS if has_batch_norm(name)])
 def test_padding_does_not_enter_training_statistics(name: str) -> None:
     features = log_mel(2, 24).double()
     longer = torch.cat([features, torch.full((2, N_MELS, 16), 5.0, dtype=torch.float64)], 2)
     short = build_student(name, N_CLASSES).double()
     long = deepcopy(short)
-    short(features)
-    long(longer, torch.tensor([24, 24]))
+    for student, arguments in ((short, (features,)), (long, (longer, torch.tensor([24, 24])))):
+        torch.manual_seed(1)  # the same dropout
+        student(*arguments)
     for (key, expected), found in zip(short.state_dict().items(), long.state_dict().values(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10, msg=key)
 
@@ -211,6 +271,26 @@ def test_unknown_name_lists_the_known_and_the_nearest() -> None:
     assert str(error.value) == (
         f"student 'mhat_rnn' is unknown, expected one of {', '.join(STUDENTS)}. Did you mean mhatt_rnn?"
     )
+
+
+def test_a_student_that_defines_nothing_says_so() -> None:
+    class Empty(Student):
+        name, n_mfcc, n_channels = "empty", 20, 4
+
+    with pytest.raises(NotImplementedError, match="Empty defines neither encode and read_out nor compute"):
+        Empty(N_MELS)(log_mel(1, 9))
+
+
+@pytest.mark.parametrize("n_mels", [41, 39, 32])
+def test_bc_resnet_says_which_mel_bins_it_takes(n_mels: int) -> None:
+    with pytest.raises(ValueError, match=rf"bc_resnet_1: n_mels is {n_mels}, expected 40 or a multiple of it"):
+        build_student("bc_resnet_1", N_CLASSES, n_mels)
+    assert build_student("bc_resnet_1", N_CLASSES, 80)(torch.randn(2, 80, 9)).frames.shape == (2, 9, 32)
+
+
+@pytest.mark.parametrize("name", WITH_ATTENTION)
+def test_half_a_minute_is_taken(name: str) -> None:
+    assert settled(name)(log_mel(1, 1499)).attention.isfinite().all()
 
 
 def test_too_few_mel_bins_are_refused() -> None:
