@@ -168,8 +168,7 @@ def test_received_attention_of_planted_maps():
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_however_the_maps_are_cut_the_pools_are_those_of_the_whole(monkeypatch, n_bytes, with_bias):
     """Rows of one head, heads of one clip, clips: each is the piece at one of these sizes."""
-    monkeypatch.setattr(pooling, "_PER_CORE", n_bytes)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(pooling, "_ON_CPU", n_bytes)
     torch.manual_seed(0)
     lengths, n_heads, n_frames = [31, 31, 31, 7, 31], 6, 31
     query, key, value = (2 * torch.randn(len(lengths), n_heads, n_frames, 8) for _ in range(3))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Bytes of attention map worked on at once: of each core's second-level cache; of an accelerator's memory.
-_PER_CORE, _PER_DEVICE = 1 << 21, 1 << 28
+# Bytes of attention map worked on at once: what stays in a core's caches, and a part of an accelerator's memory.
+_ON_CPU, _ON_ACCELERATOR = 1 << 21, 1 << 28
 
 
 class Pooling:
@@ -80,7 +80,7 @@ def _tiles(n_clips: int, n_heads: int, n_frames: int, device: torch.device) -> I
 
     Several clips at a time; if that is too much, some heads of one clip; if that is, some rows of one head.
     """
-    n_bytes = _PER_CORE * torch.get_num_threads() if device.type == "cpu" else _PER_DEVICE
+    n_bytes = _ON_CPU if device.type == "cpu" else _ON_ACCELERATOR
     n_rows = n_bytes // (4 * n_frames)  # of float32
     step_clips = max(1, n_rows // (n_heads * n_frames))
     step_rows = min(n_frames, max(16, n_rows))
