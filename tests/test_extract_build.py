@@ -21,7 +21,8 @@ from pipeline.extract.attention import pool_attention
 from pipeline.extract.build import build_cache
 from pipeline.extract.config import BuildConfig, Share
 from pipeline.extract.features import LogMel, LogMelConfig
-from pipeline.extract.targets import batches_of
+from pipeline.extract.plan import plan_build
+from pipeline.extract.targets import batches_of, n_lanes, run_teacher
 from pipeline.teacher.clips import collate
 from pipeline.teacher.model import load_teacher
 
@@ -124,6 +125,23 @@ def test_rows_features_and_checksums_are_the_clips(unequal, tmp_path):
     assert described["teacher"]["hop_length"] == teacher.hop_length == 320
     assert described["teacher"]["frame_offset"] == teacher.frame_offset == 259.5
     assert described["teacher"]["sha256"] == load_teacher(str(folder))[2]
+
+
+def test_how_many_forward_passes_run_at_once_changes_no_bit(tmp_path):
+    """Of float32, before it is rounded: one pass by several threads, which sum in another order, would."""
+    data = recorded(tmp_path / "data", [16000 + 320 * i for i in range(12)])
+    write_manifest(data.root, dataclasses.replace(data.info, labels=load_teacher("bundled")[1].labels), data.clips)
+    plan = plan_build(read_manifest(data.root), "bundled", BuildConfig(batch_size=3))
+    n_threads, said = torch.get_num_threads(), {}
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            assert n_lanes() == n
+            said[n] = run_teacher(plan, plan.manifest.clips)
+    finally:
+        torch.set_num_threads(n_threads)
+    for name, values in said[1].items():
+        assert np.array_equal(values, said[3][name]), name
 
 
 def test_building_twice_gives_the_same_bytes(tiny_data, tiny_cache, tmp_path, capfd):

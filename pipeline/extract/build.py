@@ -1,8 +1,8 @@
 """Stage one: the teacher runs over every clip, and what it says goes into a cache."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.extract.config import BuildConfig, ClusterConfig, Share
 from pipeline.extract.overlap import Usage, behind
 from pipeline.extract.partitions import Built, claim, write_cache
 from pipeline.extract.plan import Plan, plan_build
-from pipeline.extract.targets import empty_arrays, encoder, hear, put_away, render_ahead
+from pipeline.extract.targets import Batch, empty_arrays, hear, put_away, render_ahead
 from pipeline.progress import Progress, say
 
 _BATCHES_BEHIND = 8  # heard, and still to be put away or written, at most
@@ -79,23 +79,47 @@ def build_partitions(
     """
     layout, usage = plan.outline.layout, Usage()
     parts = ((index, plan.manifest.clips[layout.partition_rows(index)]) for index in indices)
-    rendered = closing(render_ahead(plan, parts, usage))
-    with usage.timed("wall"), rendered as batches, behind(_BATCHES_BEHIND, usage) as later:
+    held: dict[int, ExitStack] = {}  # locks of the partitions at hand
+
+    def claimed(batches: Iterator[Batch]) -> Iterator[Batch]:
         for index, batches_of_it in groupby(batches, lambda batch: batch.part):
-            with ExitStack() as held:
-                missing = held.enter_context(claim(out, plan.outline, index, wait_seconds))
-                if not missing:
-                    for batch in batches_of_it:
-                        _advance(progress, batch.rows)
-                    continue
-                rows = layout.partition_rows(index)
+            held[index] = ExitStack()
+            if held[index].enter_context(claim(out, plan.outline, index, wait_seconds)):
+                yield from batches_of_it
+            else:
+                held.pop(index).close()
+                for batch in batches_of_it:
+                    _advance(progress, batch.rows)
+
+    with (
+        usage.timed("wall"),
+        _released(held),
+        behind(_BATCHES_BEHIND, usage) as later,
+        closing(render_ahead(plan, parts, usage)) as rendered,
+        closing(hear(plan, claimed(rendered), usage)) as heard,
+    ):
+        n_heard = 0  # of the partition's clips
+        for batch, pooled in heard:
+            rows = layout.partition_rows(batch.part)
+            if n_heard == 0:
                 arrays, kept = empty_arrays(layout, rows.stop - rows.start, stored=True), []
-                with encoder():
-                    for batch in batches_of_it:
-                        kept.append(later(put_away, arrays, layout, batch, hear(plan, batch, usage)))
-                        _advance(progress, batch.rows)
-                later(_write, held.pop_all(), out, index, arrays, kept)
+            kept.append(later(put_away, arrays, layout, batch, pooled))
+            _advance(progress, batch.rows)
+            n_heard += len(batch.rows)
+            if n_heard == rows.stop - rows.start:
+                later(_write, held.pop(batch.part), out, batch.part, arrays, kept)
+                n_heard = 0
     return usage
+
+
+@contextmanager
+def _released(held: dict[int, ExitStack]) -> Iterator[None]:
+    """Gives back what is still held when the block ends, however it does."""
+    try:
+        yield
+    finally:
+        for locks in held.values():
+            locks.close()
 
 
 def _write(held: ExitStack, out: Path, index: int, arrays: dict[str, np.ndarray], kept: list[Future]) -> None:

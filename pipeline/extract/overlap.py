@@ -1,5 +1,6 @@
 """What other threads do while this one runs the teacher: prepare its next batches, put away what it said."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,16 +14,21 @@ import torch
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_ADDING = threading.Lock()
+_BUSY = 0.95  # of the time in the forward pass: below it, what else was waited for is said
+
 
 @dataclass
 class Usage:
-    """Where the time of a build went, in seconds; all but `wall` are sums over the workers."""
+    """Where the time of a build went, in seconds; all but `wall` are sums over workers."""
 
     wall: float = 0.0
     n_workers: int = 1
-    forward: float = 0.0  # inside the teacher's forward pass
-    clips: float = 0.0  # the teacher waited for its next clips
-    writing: float = 0.0  # the teacher waited for what was to be put away and written
+    n_lanes: int = 1  # forward passes at once, of a worker
+    forward: float = 0.0  # inside them
+    clips: float = 0.0  # waiting for clips to be rendered
+    teacher: float = 0.0  # waiting for the teacher
+    writing: float = 0.0  # waiting for what was to be put away and written
     audio: float = 0.0  # of the clips heard
 
     @contextmanager
@@ -32,48 +38,63 @@ class Usage:
         try:
             yield
         finally:
-            setattr(self, what, getattr(self, what) + time.perf_counter() - started)
+            self._add(what, time.perf_counter() - started)
 
     def add(self, other: "Usage") -> None:
         """Adds what another worker did."""
-        for name in ("forward", "clips", "writing", "audio"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.n_lanes = other.n_lanes
+        for name in ("forward", "clips", "teacher", "writing", "audio"):
+            self._add(name, getattr(other, name))
+
+    def _add(self, what: str, amount: float) -> None:
+        with _ADDING:
+            setattr(self, what, getattr(self, what) + amount)
 
     def __str__(self) -> str:
         wall = max(self.wall, 1e-9)
-        forward, clips, writing = (
-            seconds / wall / self.n_workers for seconds in (self.forward, self.clips, self.writing)
-        )
-        return (
-            f"{forward:.1%} of the time in the forward pass, {clips:.1%} waiting for clips, {writing:.1%} for writing; "
-            f"{self.audio / wall:.1f} s of audio a second"
-        )
+        forward = self.forward / wall / self.n_workers / self.n_lanes
+        waited = ""
+        if forward < _BUSY and max(self.clips, self.writing) > self.teacher:
+            waited = f", the rest mostly waiting for {'clips' if self.clips > self.writing else 'writing'}"
+        return f"{forward:.1%} of the time in the forward pass{waited}; {self.audio / wall:.1f} s of audio a second"
 
 
 def ahead(
-    tasks: Iterable[Task], work: Callable[[Task], Result], n_threads: int, depth: int, usage: Usage
+    tasks: Iterable[Task], work: Callable[[Task], Result], n_threads: int, depth: int, usage: Usage, what: str
 ) -> Iterator[Result]:
     """Yields `work(task)` in order; while one is used, threads do up to `depth` of the next.
 
-    What `work` raises is raised here. Close the iterator where it may be left half used (`contextlib.closing`).
+    What `work` raises is raised here, and what `tasks` raises, after the results of the tasks before. The time spent
+    waiting for work is added to the usage as `what`. Close the iterator where it may be left half used
+    (`contextlib.closing`).
 
-    Torch computes with one thread in these threads: two teams of threads that want the same cores hold each other up,
-    and features do not depend on how many cores there are.
+    Torch computes with one thread in these threads: teams of threads that want the same cores hold each other up, and
+    what is computed does not depend on how many cores there are.
     """
-    with ThreadPoolExecutor(n_threads, "tkd-clips", torch.set_num_threads, (1,)) as pool:
+    with ThreadPoolExecutor(n_threads, f"tkd-{what}", torch.set_num_threads, (1,)) as pool:
         waiting: deque[Future[Result]] = deque()
 
         def first() -> Result:
-            with usage.timed("clips"):
+            with usage.timed(what):
                 return waiting.popleft().result()
 
+        coming, failure = iter(tasks), None
         try:
-            for task in tasks:
+            while True:
+                try:
+                    task = next(coming)
+                except StopIteration:
+                    break
+                except Exception as error:
+                    failure = error
+                    break
                 waiting.append(pool.submit(work, task))
                 if len(waiting) > depth:
                     yield first()
             while waiting:
                 yield first()
+            if failure is not None:
+                raise failure
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # leaving the block waits for those that have begun
 

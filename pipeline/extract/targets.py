@@ -1,5 +1,6 @@
 """What the teacher says about clips, and what students hear of them: the content of a partition."""
 
+import copy
 import hashlib
 import os
 import threading
@@ -7,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -25,7 +27,8 @@ from pipeline.teacher.model import Teacher, best_device
 
 MOST_PADDING = 0.1  # of a batch's samples
 BATCHES_AHEAD = 3  # rendered before the teacher wants them, at most
-_ENCODER = threading.Lock()  # two forward passes at once would each be half as fast, and want twice the memory
+MOST_LANES = 8  # forward passes of a process at once: each wants the memory of a batch
+_ENCODER = threading.Lock()  # of the lanes; two sets of them would each be half as fast, and want twice the memory
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ def run_teacher(plan: Plan, clips: Sequence[Clip], progress: Progress | None = N
     """
     layout, usage = plan.outline.layout, Usage()
     arrays = empty_arrays(layout, len(clips))
-    with closing(render_ahead(plan, [(0, clips)], usage)) as batches:
-        for batch in batches:
-            put_away(arrays, layout, batch, hear(plan, batch, usage))
+    with closing(render_ahead(plan, [(0, clips)], usage)) as batches, closing(hear(plan, batches, usage)) as heard:
+        for batch, pooled in heard:
+            put_away(arrays, layout, batch, pooled)
             if progress is not None:
                 progress.advance(len(batch.rows))
     return arrays
@@ -62,32 +65,59 @@ def render_ahead(plan: Plan, parts: Iterable[tuple[int, Sequence[Clip]]], usage:
 
     How a part's clips are batched depends on them, the teacher and the batch size alone, not on other parts.
     """
-    on_accelerator = best_device().type != "cpu"
-    n_threads = min(8, os.cpu_count() or 1) if on_accelerator else 1  # on a CPU the teacher wants the cores
+    n_threads = max(1, n_lanes() // 4) if best_device().type == "cpu" else min(8, os.cpu_count() or 1)
     tasks = (
         (part, clips, rows)
         for part, clips in parts
         for rows in batches_of(clips, plan.teacher, plan.config.batch_size * SAMPLE_RATE)
     )
-    return ahead(tasks, partial(_render, plan), n_threads, max(BATCHES_AHEAD, n_threads), usage)
+    return ahead(tasks, partial(_render, plan), n_threads, max(BATCHES_AHEAD, n_lanes(), n_threads), usage, "clips")
 
 
-def hear(plan: Plan, batch: Batch, usage: Usage) -> PooledAttention:
-    """Returns what the teacher says of a batch, on its device."""
-    device = best_device()
-    teacher = plan.teacher.to(device)
-    with usage.timed("forward"):
-        mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
-        pooled = pool_attention(teacher, batch.input_values.to(device), mask, plan.config.bfloat16)
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
-    usage.audio += sum(clip.n_samples for clip in batch.clips) / SAMPLE_RATE
-    return pooled
+def n_lanes() -> int:
+    """Returns how many forward passes this thread has running at once: one on an accelerator, one a core on a CPU.
+
+    On a CPU each is done by one thread. Several at once are faster than one by several threads, which wait for each
+    other in every layer; and what the teacher says does not depend on how many there are.
+    """
+    return min(MOST_LANES, torch.get_num_threads()) if best_device().type == "cpu" else 1
 
 
-def encoder() -> threading.Lock:
-    """The right to run the teacher in this process, to be held by a thread that is about to."""
-    return _ENCODER
+def hear(plan: Plan, batches: Iterator[Batch], usage: Usage) -> Iterator[tuple[Batch, PooledAttention]]:
+    """Yields each batch with what the teacher says of it, on its device.
+
+    Threads of a process take turns: the first batch is awaited before the turn, the others within it.
+    """
+    first = next(batches, None)
+    if first is None:
+        return
+    with _ENCODER:
+        device, lane = best_device(), threading.local()
+        if device.type != "cpu":  # a thread has its own idea of which one is meant
+            device = torch.device(device.type, torch.accelerator.current_device_index())
+        teacher = plan.teacher.to(device)
+        usage.n_lanes = n_lanes()
+
+        def say_of(batch: Batch) -> tuple[Batch, PooledAttention]:
+            if not hasattr(lane, "teacher"):
+                lane.teacher = teacher if usage.n_lanes == 1 else _twin(teacher)
+            with usage.timed("forward"):
+                mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
+                pooled = pool_attention(lane.teacher, batch.input_values.to(device), mask, plan.config.bfloat16)
+                if device.type != "cpu":
+                    torch.accelerator.synchronize(device)
+            return batch, pooled
+
+        heard = ahead(chain([first], batches), say_of, usage.n_lanes, usage.n_lanes, usage, "teacher")
+        with closing(heard):
+            for batch, pooled in heard:
+                usage.audio += sum(clip.n_samples for clip in batch.clips) / SAMPLE_RATE
+                yield batch, pooled
+
+
+def _twin(teacher: Teacher) -> Teacher:
+    """Returns a teacher of the same weights, in the same memory, that can run beside it."""
+    return copy.deepcopy(teacher, {id(parameter): parameter for parameter in teacher.parameters()})
 
 
 def empty_arrays(layout: Layout, n_clips: int, stored: bool = False) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """`tkd cache build` and `attach`: stage one, and features for a cache that came without them."""
 
-import os
 from pathlib import Path
 
 import click
@@ -82,9 +81,6 @@ def build_command(data, teacher, out, no_features, share, workers, scheduler, fo
     """
     config = checked(BuildConfig, with_features=not no_features, **settings)
     cluster = checked(ClusterConfig, workers=workers, scheduler=scheduler) if workers or scheduler else None
-    # Before torch is loaded. Its threads would spin while they wait for each other, on cores that others want, as those
-    # do that render clips: on two cores that made stage one up to ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pipeline.data.manifest import read_manifest
     from pipeline.extract.build import build_cache
 
