@@ -80,18 +80,21 @@ class Student(nn.Module):
                 where reading them stalls no GPU.
 
         Raises:
-            ValueError: If shapes and lengths contradict each other, or a clip is shorter than `min_frames`.
+            ValueError: If shapes and lengths contradict each other, a clip is shorter than `min_frames`, or the network
+                makes other frames than its class states.
         """
         self._check(features, lengths)
         batch, _, n_frames = features.shape
         if lengths is None or int(lengths.min()) == n_frames:  # nothing padded: no masks, no packing
             logits, frames, attention = self.compute(self.mfcc(features), None)
+            self._check_frames(frames, n_frames)
             student_lengths = torch.full((batch,), frames.shape[1], device=frames.device)
             return StudentOutput(logits, frames, student_lengths, attention)
 
         lengths = lengths.to(features.device, torch.int64)
         features = features.masked_fill(~valid_mask(lengths, n_frames).unsqueeze(1), 0.0)
         logits, frames, attention = self.compute(self.mfcc(features), lengths)
+        self._check_frames(frames, n_frames)
         return StudentOutput(logits, frames, self.student_lengths(lengths), attention)
 
     def student_lengths(self, lengths: Frames) -> Frames:
@@ -152,6 +155,14 @@ class Student(nn.Module):
             raise ValueError(
                 f"{self.name}: a clip has {shortest} feature frames, expected at least {self.min_frames}. "
                 "Pad the recording with silence or leave it out."
+            )
+
+    def _check_frames(self, frames: Tensor, n_frames: int) -> None:
+        stated = (self.student_lengths(n_frames), self.n_channels)
+        if tuple(frames.shape[1:]) != stated:
+            raise ValueError(
+                f"{self.name}: {n_frames} feature frames gave frames of shape {tuple(frames.shape)}, expected "
+                f"(batch, {stated[0]}, {stated[1]}) by min_frames, stride and n_channels. Mend those or encode."
             )
 
 
