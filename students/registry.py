@@ -3,14 +3,14 @@
 from difflib import get_close_matches
 from types import MappingProxyType
 
-from students.att_rnn import AttRnn, MhAttRnn
 from students.base import Student
-from students.bc_resnet import BcResNet1, BcResNet2, BcResNet3, BcResNet6, BcResNet8
-from students.crnn import Crnn
-from students.ds_tc_resnet import DsTcResNet, MatchboxNet
-from students.kwt import Kwt1
-from students.lstm_p import LstmP
-from students.tc_resnet import TcResNet, TcResNet8, TcResNet14
+from students.networks.att_rnn import AttRnn, MhAttRnn
+from students.networks.bc_resnet import BcResNet1, BcResNet2, BcResNet3, BcResNet6, BcResNet8
+from students.networks.crnn import Crnn
+from students.networks.ds_tc_resnet import DsTcResNet, MatchboxNet
+from students.networks.kwt import Kwt1
+from students.networks.lstm_p import LstmP
+from students.networks.tc_resnet import TcResNet, TcResNet8, TcResNet14
 
 PAPER_STUDENTS = ("lstm_p", "tc_resnet", "crnn", "att_rnn", "mhatt_rnn")
 """Those of arXiv 2110.14131, in the order of its tables."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from students import STUDENTS, Student, StudentOutput, build_student, count_parameters
-from students.ds_tc_resnet import MatchboxNet
+from students.networks.ds_tc_resnet import MatchboxNet
 
 N_CLASSES = 12
 N_MELS = 40

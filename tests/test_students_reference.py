@@ -9,9 +9,9 @@ import torch
 from students_in_numpy import RESTATED
 
 from students import STUDENTS, Mfcc, Student, build_student
-from students.bc_resnet import BroadcastBlock
-from students.kwt import TransformerBlock
-from students.lstm_p import PeepholeLstm
+from students.networks.bc_resnet import BroadcastBlock
+from students.networks.kwt import TransformerBlock
+from students.networks.lstm_p import PeepholeLstm
 
 N_MELS = 40
 

@@ -207,3 +207,17 @@ def test_a_distilled_student_learns_to_look_where_the_teacher_looks(planted, nam
     assert metrics["teacher"]["attention_in_event"] == pytest.approx(1, abs=1e-3)
     assert metrics["uniform_attention_in_event"] == pytest.approx(20 / 99, abs=0.02)
     assert metrics["attention_in_event"] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("student", "reason"),
+    [
+        ("tc_resnet", "n_mels is 20, expected at least n_mfcc = 40"),
+        ("bc_resnet_1", "bc_resnet_1: n_mels is 20, expected 40 or a multiple"),
+    ],
+)
+def test_a_student_that_the_features_do_not_suit_is_refused_before_anything_is_written(tmp_path, student, reason):
+    cache_builder.build(tmp_path / "c.zarr", cache_builder.sizes(n_features=20))
+    with pytest.raises(TkdError, match=f"c.zarr: its features do not suit {student}: {reason}"):
+        train(open_cache(tmp_path / "c.zarr"), TrainConfig(student=student), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ import torch
 from pipeline.bench import reading, stage_one
 from pipeline.bench.stage_two import stage_two
 from pipeline.teacher.model import load_teacher
-from students import STUDENTS
+from students import PAPER_STUDENTS
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     teacher = load_teacher("bundled")[0]
     stage_one.main()
     print("\nstage two, batch 64 of 4 s clips: ratio to a step without distillation")
-    for name in STUDENTS:
+    for name in PAPER_STUDENTS:
         cost = stage_two(name, teacher)
         print(
             f"  {name:<10} from the cache {cost['cached'] / cost['plain']:.2f}, "

@@ -21,7 +21,7 @@ def _students():
     "--student",
     type=ChoiceWithHint(_students, "student"),
     default=TrainConfig.student,
-    help="lstm_p, tc_resnet, crnn, att_rnn or mhatt_rnn.",
+    help="Network to train; tkd students lists them.",
 )
 @click.option("--kd-weight", type=float, default=TrainConfig.kd_weight, help="Weight of the teacher; 0: none.")
 @click.option(

@@ -27,7 +27,7 @@ from pipeline.frames import FrameGrid, align, student_grid, teacher_grid
 from pipeline.lock import only_one
 from pipeline.progress import Progress, say
 from pipeline.tasks import task_loss
-from students import STUDENTS, StudentOutput, build_student, count_parameters
+from students import StudentOutput, build_student, count_parameters
 
 
 def train(
@@ -134,14 +134,12 @@ def require_frames(cache: Cache, splits: dict[str, Split], name: str) -> None:
     """Checks that a student can be trained on every clip.
 
     Raises:
-        TkdError: the features have too few mel bins for it, or some clips too few frames.
+        TkdError: the features do not suit it, or some clips have too few frames.
     """
-    student = STUDENTS[name]
-    if cache.layout.n_features < student.n_mfcc:
-        raise TkdError(
-            f"{cache.path}: {cache.layout.n_features} mel bins, {name} takes {student.n_mfcc} coefficients of them. "
-            "Use another --student."
-        )
+    try:
+        student = build_student(name, len(cache.labels), cache.layout.n_features)
+    except ValueError as error:
+        raise TkdError(f"{cache.path}: its features do not suit {name}: {error} Or use another --student.") from error
     for split in splits.values():
         short = (split.lengths < student.min_frames).numpy()
         if short.any():
