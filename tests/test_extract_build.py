@@ -214,7 +214,7 @@ def test_a_clip_shorter_than_a_frame_is_refused_before_the_work(unequal, tmp_pat
 
 
 def test_a_teacher_of_other_labels_is_refused(unequal, tmp_path):
-    with pytest.raises(TkdError, match=r"knows lights, lamp; dataset .* has lamp, lights. Train one for it"):
+    with pytest.raises(TkdError, match=r"knows lights, lamp; dataset .* has lamp, lights. Give its own with --teacher"):
         build_cache(unequal, str(tiny_folder(tmp_path / "t", LABELS[::-1])), tmp_path / "c.zarr", BuildConfig())
 
 

@@ -337,7 +337,7 @@ def manifest_of(root, labels, lengths=(16000,), task="single_label"):
 def test_a_teacher_of_other_labels_is_refused(tmp_path):
     _, info, _ = load_teacher(str(tiny_folder(tmp_path / "t", "abc")))
     require_labels(info, manifest_of(tmp_path, "abc"), "t")
-    with pytest.raises(TkdError, match=r"teacher t knows a, b, c; dataset .* has a, c, b. Train one for it"):
+    with pytest.raises(TkdError, match=r"teacher t knows a, b, c; dataset .* has a, c, b. Give its own with --teacher"):
         require_labels(info, manifest_of(tmp_path, "acb"), "t")
 
 

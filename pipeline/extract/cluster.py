@@ -21,6 +21,7 @@ from pathlib import Path
 import dask
 import torch
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed.comm import get_address_host_port
 
 from cache_schema import CacheError, Layout, begun
 from pipeline.data.manifest import read_manifest
@@ -167,6 +168,7 @@ def connected(cluster: ClusterConfig) -> Iterator[Client]:
     """A client of the workers, which end with the block if they are this machine's."""
     if cluster.scheduler is not None:
         try:
+            get_address_host_port(cluster.scheduler)  # a Client of what is no address takes a minute to be deleted
             client = Client(cluster.scheduler, set_as_default=False)
         except (OSError, ValueError) as error:
             raise TkdError(

@@ -40,5 +40,9 @@ class TeacherConfig:
             raise TkdError(f"readout {self.readout}: no such readout. Known: {', '.join(READOUTS)}.")
         if self.epochs < 1 or not all(0 < seconds < math.inf and epochs >= 1 for seconds, epochs in self.crops):
             raise TkdError(f"epochs {self.epochs}, crops {self.crops}: lengths and numbers of epochs are positive.")
+        if not 0 < self.learning_rate < math.inf:
+            raise TkdError(f"learning_rate {self.learning_rate}: expected a positive number.")
+        if not 0 <= self.seed < 2**32:
+            raise TkdError(f"seed {self.seed}: expected 0 to {2**32 - 1}.")
         if self.bfloat16 and self.float16:
             raise TkdError("bfloat16 and float16: mixed precision is one of them. Give bfloat16 where the GPU has it.")

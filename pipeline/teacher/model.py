@@ -203,7 +203,8 @@ def require_labels(info: TeacherInfo, manifest: Manifest, name: str) -> None:
     if info.labels != manifest.info.labels:
         raise TkdError(
             f"teacher {name} knows {', '.join(info.labels)}; dataset {manifest.root} has "
-            f"{', '.join(manifest.info.labels)}. Train one for it: tkd teacher train --data {manifest.root} --out DIR."
+            f"{', '.join(manifest.info.labels)}. Give its own with --teacher, or train one: "
+            f"tkd teacher train --data {manifest.root} --out DIR."
         )
 
 
