@@ -1,6 +1,7 @@
 """Training a teacher, for real but tiny: what is written, what an interruption costs, what is refused."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_teacher_model import tiny_config, tiny_folder, waveforms
 from transformers import AutoFeatureExtractor, AutoModel
@@ -23,6 +25,7 @@ from pipeline.errors import TkdError
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.evaluate import evaluate_teacher
 from pipeline.teacher.config import TeacherConfig
+from pipeline.teacher.machine import named_failures
 from pipeline.teacher.model import load_teacher
 from pipeline.teacher.train import train_teacher
 
@@ -236,6 +239,14 @@ def test_a_full_disk_is_one_line(tiny_data, config, tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith("Error: The disk is full (t.partial). Free some space"), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_large_file_that_does_not_fit_is_a_full_disk(tmp_path):
+    """As safetensors says it, which leaves as much free as there was."""
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(OSError, match="No space left") as failure, named_failures(tmp_path):
+        raise SafetensorError(said)
+    assert (failure.value.errno, failure.value.filename) == (errno.ENOSPC, str(tmp_path))
 
 
 def without(manifest: Manifest, split: str) -> Manifest:
