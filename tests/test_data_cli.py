@@ -56,6 +56,7 @@ def test_own_recordings(tmp_path):
     assert result.stdout == f"{tmp_path / 'd'}: own, 2 labels, 2 train, 2 validation, 2 test clips\n"
     assert "left out: " in result.stderr and "lamp/bad.wav: cannot be read as audio" in result.stderr
     assert {clip.n_samples for clip in read_manifest(tmp_path / "d").clips} == {16000}
+    assert failed(run(*arguments, "--length", "1", "--strict")).endswith("prepare again with --force.")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline.cli.options import ChoiceWithHint, checked
+from pipeline.errors import TkdError
 
 if TYPE_CHECKING:
     from pipeline.data.manifest import Manifest
@@ -163,7 +164,10 @@ def prepare_command(context, name, out, force, **options) -> None:
             raise click.UsageError(f"{_flag(option)} does not go with {name}, which takes {_flags(taken)}.")
     manifest = make(out, force, **{option: options[option] for option in taken})
     if n_left_out := sum(len(source.get("left_out", ())) for source in manifest.info.sources):
-        click.echo(f"{n_left_out} left out, each with its reason under left_out in {out / 'dataset.json'}", err=True)
+        said = f"{n_left_out} left out, each with its reason under left_out in {out / 'dataset.json'}"
+        if options["strict"]:  # the dataset was there already
+            raise TkdError(f"{said}. Mend them and prepare again with --force.")
+        click.echo(said, err=True)
     counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "validation", "test"))
     click.echo(f"{out}: {manifest.info.name}, {len(manifest.info.labels)} labels, {counts} clips")
 
