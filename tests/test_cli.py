@@ -141,6 +141,12 @@ def test_a_full_disk_is_one_line(tiny_cache, tmp_path):
         subprocess.run(["umount", str(small)], check=True)
 
 
+def test_a_name_too_long_is_one_line(tmp_path):
+    shown = run("data", "prepare", "mini", "--out", tmp_path / (256 * "x"))
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert shown.stderr.startswith("Error: File name too long (") and shown.stderr.count("\n") == 1
+
+
 def test_a_run_is_scored_again_and_reported(tiny_run, tmp_path):
     metrics = json.loads((tiny_run / "metrics.json").read_text())
     scored = run("evaluate", tiny_run, "--json")
