@@ -83,6 +83,10 @@ def test_other_counts_than_published_are_said_and_strict_stops_before_reading(co
     with pytest.raises(TkdError, match="published are"):
         read(copy, strict=True)
     assert "reading recordings" not in capfd.readouterr().err
+    arguments = ["data", "prepare", "fsd50k", "--root", str(copy), "--out", str(copy.parent / "d")]
+    assert CliRunner().invoke(tkd, arguments).exit_code == 0
+    again = CliRunner().invoke(tkd, [*arguments, "--strict"])  # the dataset is there already
+    assert again.exit_code == 1 and "other numbers of clips than published" in again.stderr
 
 
 def test_bad_recordings_are_left_out_by_name(copy, capfd):

@@ -163,13 +163,18 @@ def prepare_command(context, name, out, force, **options) -> None:
         if given and option not in taken:
             raise click.UsageError(f"{_flag(option)} does not go with {name}, which takes {_flags(taken)}.")
     manifest = make(out, force, **{option: options[option] for option in taken})
+    counts = {split: len(manifest.split(split)) for split in ("train", "validation", "test")}
     if n_left_out := sum(len(source.get("left_out", ())) for source in manifest.info.sources):
         said = f"{n_left_out} left out, each with its reason under left_out in {out / 'dataset.json'}"
         if options["strict"]:  # the dataset was there already
             raise TkdError(f"{said}. Mend them and prepare again with --force.")
         click.echo(said, err=True)
-    counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "validation", "test"))
-    click.echo(f"{out}: {manifest.info.name}, {len(manifest.info.labels)} labels, {counts} clips")
+    if options["strict"] and any(source.get("published", counts) != counts for source in manifest.info.sources):
+        raise TkdError(
+            f"{out}: holds other numbers of clips than published. Prepare again with --force, which says more."
+        )
+    listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+    click.echo(f"{out}: {manifest.info.name}, {len(manifest.info.labels)} labels, {listed} clips")
 
 
 def _given(chosen: dict) -> dict:
