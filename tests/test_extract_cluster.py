@@ -173,6 +173,7 @@ def test_a_worker_that_does_not_see_the_files_says_so(data, teacher, tmp_path):
         (("--workers", "2", "--scheduler", "tcp://127.0.0.1:1"), 2, "workers of this machine or a scheduler"),
         (("--workers", "-1"), 2, "-1 is not in the range"),
         (("--scheduler", "nowhere"), 1, "nowhere: no scheduler answers"),
+        (("--scheduler", ""), 1, "no scheduler answers"),  # a variable of the shell that is not set
         (("--scheduler", "http://localhost:80"), 1, "http://localhost:80: no scheduler answers"),
         (("--batch-size", "nan"), 2, "expected more than 0 seconds"),
     ],

@@ -80,7 +80,7 @@ def build_command(data, teacher, out, no_features, share, workers, scheduler, fo
       tkd cache build --data data/mini --out caches/mini.zarr --partition 1/2
     """
     config = checked(BuildConfig, with_features=not no_features, **settings)
-    cluster = checked(ClusterConfig, workers=workers, scheduler=scheduler) if workers or scheduler else None
+    cluster = checked(ClusterConfig, workers=workers, scheduler=scheduler) if workers or scheduler is not None else None
     from pipeline.data.manifest import read_manifest
     from pipeline.extract.build import build_cache
 
