@@ -4,8 +4,12 @@ Variants are run in turn (A B C A B C ...) after a warm-up, and medians compared
 slows down does so for all of them.
 """
 
+import re
+import resource
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 
@@ -32,3 +36,11 @@ def speeds(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
     return {
         name: median(first / own for first, own in zip(reference[1], seconds, strict=True)) for name, seconds in others
     }
+
+
+def peak_memory() -> int:
+    """Returns this process's peak memory in bytes."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not ru_maxrss, which on Linux begins with the parent's.
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -174,20 +174,14 @@ def first_batch_seconds(path: Path, memory: int | None) -> float:
 def peak_growth(path: Path, memory: int) -> int:
     """Returns by how many bytes a fresh process grows at most while it goes through an epoch."""
     program = f"""
-import resource, sys
-from pathlib import Path
 from cache_schema import open_cache
+from pipeline.bench.compare import peak_memory
 from pipeline.distill.data import load_splits
 cache = open_cache({str(path)!r})
-def peak():
-    if sys.platform == "darwin":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # not ru_maxrss, which on Linux begins with the parent's
-    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
-before = peak()
+before = peak_memory()
 for batch in load_splits(cache, memory={memory})["train"].shuffled({_BATCH_SIZE}, [0]):
     pass
-print(peak() - before)
+print(peak_memory() - before)
 """
     return int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
 

@@ -5,8 +5,6 @@ but one of them recorded as written, is asked what a worker asks for each.
 """
 
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ import click
 import numpy as np
 
 from cache_schema import Layout, create_cache, pending_partitions
+from pipeline.bench.compare import peak_memory
 from pipeline.extract.cluster import connected, run_tasks
 from pipeline.extract.config import ClusterConfig
 from pipeline.extract.features import LogMelConfig
@@ -81,11 +80,9 @@ def main(n_partitions: int, workers: int) -> None:
         started = time.perf_counter()
         run_tasks(client, no_work, range(n_partitions), lambda index, future: future.result())
         seconds = time.perf_counter() - started
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
     print(
         f"{n_partitions} tasks without work on {workers} workers, {os.cpu_count()} cores: {seconds:.0f} s, "
-        f"{1e3 * seconds / n_partitions:.2f} ms each; scheduler and client took {memory:.0f} MB at most"
+        f"{1e3 * seconds / n_partitions:.2f} ms each; scheduler and client took {peak_memory() / 1e6:.0f} MB at most"
     )
     with tempfile.TemporaryDirectory() as folder:
         for n in (n_partitions // 100, n_partitions // 10, n_partitions):

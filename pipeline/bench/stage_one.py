@@ -6,19 +6,16 @@ that of the shape, not of what was learned.
 """
 
 import json
-import re
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from pipeline.bench.compare import take_turns
+from pipeline.bench.compare import peak_memory, take_turns
 from pipeline.extract.attention import pool_attention
 from pipeline.teacher.model import Teacher, load_teacher
 
@@ -113,13 +110,6 @@ def _full_rollout(head_means: list[Tensor]) -> Tensor:
     return product
 
 
-def _own_peak() -> int:
-    """Returns this process's peak memory in bytes; Linux's ru_maxrss would count the parent's before exec."""
-    if sys.platform == "darwin":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
-
-
 def main() -> None:
     """Prints the tables. All is done by one thread, as each of stage one's forward passes is on a CPU."""
     n_threads = torch.get_num_threads()
@@ -156,4 +146,4 @@ def main() -> None:
 if __name__ == "__main__":
     _name, _way, _seconds = sys.argv[1:]
     _ways(teacher_of(_name), torch.randn(1, 16000 * int(_seconds)), False)[_way]()
-    print(_own_peak())
+    print(peak_memory())
