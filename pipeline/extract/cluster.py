@@ -48,7 +48,7 @@ class Job:
     out: str
     config: BuildConfig
     digests: tuple[str, str]  # of manifest and teacher: a worker that has outlived others of that name reads anew
-    threads: int | None = None  # of a forward pass on a CPU; None: as many as the worker was started with
+    threads: int | None = None  # forward passes at once on a CPU, a thread each; None: as the worker was started
 
     @classmethod
     def of(cls, plan: Plan, teacher_name: str, out: Path) -> "Job":
