@@ -102,10 +102,12 @@ def train_command(data, out, force, **settings) -> None:
       tkd teacher train --data data/mine --out teachers/mine
     """
     from pipeline.data.manifest import read_manifest
+    from pipeline.teacher.machine import last_of_torchrun
     from pipeline.teacher.train import train_teacher
 
     config = checked(TeacherConfig, **settings)
-    info = train_teacher(read_manifest(data), config, out, force)
+    with last_of_torchrun():
+        info = train_teacher(read_manifest(data), config, out, force)
     if os.environ.get("RANK", "0") == "0":  # torchrun's number of this process
         click.echo(f"{out}: {info.metric} {info.validation:.4f} validation, {info.test:.4f} test")
 

@@ -46,6 +46,16 @@ def in_first_process(processes: PartialState, action: Callable[[], None]) -> Non
         raise TkdError("the first process stopped; its message says why.")
 
 
+@contextlib.contextmanager
+def last_of_torchrun() -> Iterator[None]:
+    """Leaves the process group afterwards: a process that ends with its threads running may be aborted."""
+    try:
+        yield
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
 def one_gpu(arguments: TrainingArguments) -> TrainingArguments:
     """Keeps the Trainer from torch's DataParallel, slower than torchrun, where a process sees several GPUs."""
     if arguments.n_gpu > 1:
