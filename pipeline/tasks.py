@@ -32,9 +32,41 @@ def task_loss(task: str, logits: Tensor, labels: Tensor) -> Tensor:
         logits: (batch, n_classes), before softmax or sigmoid.
         labels: As `label_tensor` returns them.
     """
+    return clip_losses(task, logits, labels).mean()
+
+
+def clip_losses(task: str, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Returns the loss of each clip, float32 (batch,); see `task_loss`.
+
+    Args:
+        task: single_label or multi_label.
+        logits: (batch, n_classes), before softmax or sigmoid.
+        labels: As `label_tensor` returns them, or mixed ones: (batch, n_classes) float32, probabilities.
+        class_weights: (n_classes,), of each class's part, or for multi_label of its positive clips' part.
+    """
     if task == "single_label":
-        return nn.functional.cross_entropy(logits.float(), labels)
-    return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+        return nn.functional.cross_entropy(logits.float(), labels, class_weights, reduction="none")
+    return nn.functional.binary_cross_entropy_with_logits(
+        logits.float(), labels.float(), pos_weight=class_weights, reduction="none"
+    ).mean(dim=1)
+
+
+def balanced_class_weights(task: str, labels: Tensor, n_classes: int) -> Tensor:
+    """Returns weights (n_classes,) under which rare classes count as much as frequent ones.
+
+    single_label: the weight is in inverse proportion to the class's clips, 1 on average over the clips, as scikit-learn's
+    "balanced" (classes without clips: 0). multi_label: clips without the class divided by clips with it, at most 100.
+
+    Args:
+        task: single_label or multi_label.
+        labels: All training clips': (n,) int64, or (n, n_classes) of 0 and 1.
+        n_classes: Classes of the task.
+    """
+    if task == "single_label":
+        counts = labels.bincount(minlength=n_classes).float()
+        return torch.where(counts > 0, len(labels) / ((counts > 0).sum() * counts), 0.0)
+    positive = labels.float().sum(dim=0)
+    return ((len(labels) - positive) / positive.clamp_min(1)).clamp(1, 100)
 
 
 def task_score(task: str, logits: Tensor, labels: Tensor) -> float:

@@ -8,7 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.tasks import label_tensor, mean_average_precision, task_loss, task_score
+from pipeline.tasks import (
+    balanced_class_weights,
+    clip_losses,
+    label_tensor,
+    mean_average_precision,
+    task_loss,
+    task_score,
+)
 
 
 def test_average_precision_of_a_hand_worked_ranking():
@@ -62,3 +69,24 @@ def test_labels_losses_and_scores_of_both_tasks():
     )
     up = 1 / (1 + math.exp(-1))  # sigmoid(1); every clip has one class at each side
     assert float(task_loss("multi_label", logits, several)) == pytest.approx(-(math.log(up) + math.log(1 - up)) / 2)
+
+
+def test_mixed_labels_cost_what_their_parts_cost():
+    logits, mixed = torch.randn(1, 3), torch.tensor([[0.7, 0.3, 0.0]])
+    parts = [float(clip_losses("single_label", logits, torch.tensor([label]))) for label in (0, 1)]
+    assert float(clip_losses("single_label", logits, mixed)) == pytest.approx(0.7 * parts[0] + 0.3 * parts[1])
+    parts = [float(clip_losses("multi_label", logits, torch.eye(3)[[label]])) for label in (0, 1)]
+    ends = [float(clip_losses("multi_label", logits, row[None])) for row in torch.tensor([[1.0, 1, 0], [0, 0, 0]])]
+    half = float(clip_losses("multi_label", logits, torch.tensor([[0.5, 0.5, 0.0]])))
+    assert half == pytest.approx(sum(parts) / 2) == pytest.approx(sum(ends) / 2)
+
+
+def test_balanced_weights_give_every_class_the_same_say():
+    labels = torch.tensor([0, 0, 0, 0, 0, 0, 2, 2])
+    weights = balanced_class_weights("single_label", labels, 4)
+    assert weights.tolist() == pytest.approx([8 / 12, 0, 2, 0])
+    losses = clip_losses("single_label", torch.zeros(8, 4), labels, weights)
+    assert float(losses[labels == 0].sum()) == pytest.approx(float(losses[labels == 2].sum()))
+    assert float(losses.mean()) == pytest.approx(math.log(4))
+    several = torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 1], [0, 0, 1]])
+    assert balanced_class_weights("multi_label", several, 3).tolist() == [3, 4, 1]
