@@ -15,11 +15,11 @@ import numpy as np
 
 from cache_schema import Layout, create_cache, pending_partitions
 from pipeline.bench.compare import peak_memory
-from pipeline.extract.cluster import connected, run_tasks
-from pipeline.extract.config import ClusterConfig
+from pipeline.extract.cluster import TASKS_PER_WORKER, run_tasks
 from pipeline.extract.features import LogMelConfig
 from pipeline.extract.partitions import claim
 from pipeline.extract.plan import Outline
+from pipeline.workers import connected
 
 
 def no_work(index: int) -> int:
@@ -75,7 +75,7 @@ def milliseconds(call: Callable[[], object], times: int) -> float:
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True)
 def main(n_partitions: int, workers: int) -> None:
     """Prints milliseconds a partition: of the scheduler, and of the cache's own records."""
-    with connected(ClusterConfig(workers)) as client:
+    with connected(workers, None, TASKS_PER_WORKER) as client:
         run_tasks(client, no_work, range(100), lambda index, future: future.result())  # the workers' imports
         started = time.perf_counter()
         run_tasks(client, no_work, range(n_partitions), lambda index, future: future.result())

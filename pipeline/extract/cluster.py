@@ -6,22 +6,18 @@ by the process that writes it: it is free when that one is dead, and until then 
 """
 
 import functools
-import logging
-import signal
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import dask
 import torch
-from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
-from distributed.comm import get_address_host_port
+from distributed import Client, Future, KilledWorker, as_completed, get_worker
 
 from cache_schema import CacheError, Layout, begun
 from pipeline.data.manifest import read_manifest
@@ -31,6 +27,7 @@ from pipeline.extract.config import BuildConfig, ClusterConfig
 from pipeline.extract.overlap import Usage
 from pipeline.extract.plan import Plan, plan_build
 from pipeline.progress import Progress, say
+from pipeline.workers import connected
 
 TASKS_PER_WORKER = 2  # at a time: one runs the teacher, the other renders its first clips or writes
 LOST_SECONDS = 600  # for a worker that is taken for lost, and still holds its partition
@@ -72,7 +69,7 @@ def build_on_cluster(
     usage = Usage()
     if not indices:
         return usage
-    with connected(cluster) as client:
+    with connected(cluster.workers, cluster.scheduler, TASKS_PER_WORKER) as client:
         say(f"{client.scheduler.address}: dashboard at {client.dashboard_link}")
         if cluster.workers:
             job = replace(job, threads=max(1, _THREADS // cluster.workers))
@@ -161,45 +158,6 @@ def _collector(job: Job, layout: Layout, usage: Usage, progress: Progress | None
             progress.advance(rows.stop - rows.start)
 
     return done
-
-
-@contextmanager
-def connected(cluster: ClusterConfig) -> Iterator[Client]:
-    """A client of the workers, which end with the block if they are this machine's."""
-    if cluster.scheduler is not None:
-        try:
-            get_address_host_port(cluster.scheduler)  # a Client of what is no address takes a minute to be deleted
-            client = Client(cluster.scheduler, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise TkdError(
-                f"{cluster.scheduler}: no scheduler answers ({error}). Give the address that dask scheduler says it "
-                "listens at, as in tcp://node1:8786."
-            ) from error
-        with client:
-            yield client
-        return
-    settings = {"distributed.scheduler.allowed-failures": 3, "distributed.comm.timeouts.connect": "60s"}
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=cluster.workers,
-            threads_per_worker=TASKS_PER_WORKER,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            memory_limit=0,  # dask would pause or kill a worker, and has nothing that it could move elsewhere
-            silence_logs=logging.CRITICAL,  # what fails arrives with its task; the rest is noise of closing
-        ) as workers,
-        Client(workers, set_as_default=False) as client,
-    ):
-        client.register_plugin(_LeavesInterrupts())
-        yield client
-
-
-class _LeavesInterrupts(WorkerPlugin):
-    """Ctrl-C reaches every process of a terminal: it is the coordinator's, which then ends the workers."""
-
-    def setup(self, worker) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _build(job: Job, index: int) -> Usage:
