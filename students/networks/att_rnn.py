@@ -4,11 +4,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from students.base import Student
 from students.initialisation import keras_init
 from students.masking import MaskedBatchNorm, frame_at, valid_mask
+from students.recurrent import Gru
 
 
 class AttRnn(Student):
@@ -40,7 +40,7 @@ class AttRnn(Student):
         self.norm1 = MaskedBatchNorm(10)
         self.conv2 = nn.Conv2d(10, 1, (1, 5), padding=(0, 2))
         self.norm2 = MaskedBatchNorm(1)
-        self.gru = nn.GRU(self.n_mfcc, self.n_channels // 2, num_layers=2, batch_first=True, bidirectional=True)
+        self.gru = Gru(self.n_mfcc, self.n_channels // 2, num_layers=2, batch_first=True, bidirectional=True)
         self.queries = nn.ModuleList(nn.Linear(self.n_channels, self.n_channels) for _ in range(self.n_heads))
         self.dropout = nn.Dropout(self.dropout_rate)
         self.dense1 = nn.Linear(self.n_heads * self.n_channels, 64)
@@ -53,12 +53,7 @@ class AttRnn(Student):
         mask = None if lengths is None else valid_mask(lengths, mfcc.shape[2])
         x = self.norm1(torch.relu(self.conv1(mfcc.unsqueeze(1))), mask)  # (batch, 10, n_mfcc, T)
         x = self.norm2(torch.relu(self.conv2(x)), mask)  # (batch, 1, n_mfcc, T)
-        x = x.squeeze(1).transpose(1, 2)  # (batch, T, n_mfcc)
-        if lengths is None:
-            return self.gru(x)[0]
-        # Packed, so that the backward direction starts at each clip's last valid frame.
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        return self.gru(x.squeeze(1).transpose(1, 2), lengths)
 
     def read_out(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Classifies what the heads attend to, asking from the middle valid frame.

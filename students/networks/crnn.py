@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from students.base import Student
 from students.initialisation import keras_init
 from students.masking import frame_at
+from students.recurrent import Gru
 
 
 class Crnn(Student):
@@ -30,7 +31,7 @@ class Crnn(Student):
         super().__init__(n_mels)
         self.conv1 = nn.Conv2d(1, 16, (3, 3))  # kernel: coefficients x frames
         self.conv2 = nn.Conv2d(16, 16, (3, 5))
-        self.gru = nn.GRU(16 * (self.n_mfcc - 4), self.n_channels, batch_first=True)
+        self.gru = Gru(16 * (self.n_mfcc - 4), self.n_channels, batch_first=True)
         self.dropout = nn.Dropout(0.1)
         self.dense1 = nn.Linear(self.n_channels, 128)  # no activation, as in the original
         self.dense2 = nn.Linear(128, 256)
@@ -42,7 +43,7 @@ class Crnn(Student):
         x = torch.relu(self.conv1(mfcc.unsqueeze(1)))  # (batch, 16, 18, T - 2)
         x = torch.relu(self.conv2(x))  # (batch, 16, 16, T - 6)
         x = x.flatten(1, 2).transpose(1, 2)  # (batch, T - 6, 256)
-        return self.gru(x)[0]
+        return self.gru(x)
 
     def read_out(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, None]:
         """Classifies the last valid output."""
