@@ -28,12 +28,8 @@ class Axes:
     floor: float  # natural logarithm of the smallest mel energy
 
     def n_samples(self, clips: Clips) -> Tensor:
-        """Returns the fewest samples that clips with so many frames have, (n,) float32."""
-        ends = [
-            (lengths - 1) * grid.hop_length + 2 * grid.offset + 1
-            for lengths, grid in ((clips.lengths, self.features), (clips.weight_lengths, self.weights))
-        ]
-        return torch.maximum(*ends)
+        """Returns the fewest samples that clips with so many frames have, (n,) int64."""
+        return torch.maximum(n_samples(self.features, clips.lengths), n_samples(self.weights, clips.weight_lengths))
 
     def mel_edges(self) -> Tensor:
         """Returns the frequencies in Hz at which the bins' triangles begin, peak and end, (n_mels + 2,): HTK's scale.
@@ -63,9 +59,14 @@ def axes_of(metadata: dict[str, Any]) -> Axes:
     )
 
 
+def n_samples(grid: FrameGrid, n_frames: Tensor) -> Tensor:
+    """Returns the fewest samples in which so many frames lie, (n,) int64."""
+    return ((n_frames.double() - 1) * grid.hop_length + 2 * grid.offset + 1).round().long()
+
+
 def n_frames(grid: FrameGrid, n_samples: Tensor) -> Tensor:
     """Returns how many frames lie wholly inside so many samples, (n,) int64; at least 1."""
-    return ((n_samples - 2 * grid.offset - 1) / grid.hop_length).floor().long().clamp_min(0) + 1
+    return ((n_samples.double() - 2 * grid.offset - 1) / grid.hop_length).floor().long().clamp_min(0) + 1
 
 
 def valid_frames(lengths: Tensor, like: Tensor) -> Tensor:

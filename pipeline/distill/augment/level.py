@@ -132,7 +132,9 @@ class Mixup(Augmentation):
     def draw(self, clips: Clips, axes: Axes, generator: torch.Generator) -> Draws:
         n = len(clips)
         share = torch.from_numpy(numpy_generator(generator).beta(self.alpha, self.alpha, n)).float()
-        return {"other": torch.randperm(n, generator=generator), "share": torch.maximum(share, 1 - share)}
+        other = torch.randperm(n, generator=generator)
+        alone = other == torch.arange(n)  # drawn as its own partner; or there is no other
+        return {"other": other, "share": torch.maximum(share, 1 - share).masked_fill(alone, 1)}
 
     def features(self, clips: Clips, drawn: Draws, axes: Axes) -> tuple[Tensor, Tensor]:
         features, share = clips.features.float(), drawn["share"]

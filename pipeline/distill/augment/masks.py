@@ -16,11 +16,11 @@ from pipeline.distill.data import Clips
 class SpecAugment(Augmentation):
     """Stretches of time and bands of frequency at the clip's mean (arXiv 1904.08779), in kws_streaming's numbers.
 
-    Masked bins are at their mean over the clip: SpecAugment's features have mean 0, and its masks are 0. Time masks that
-    would hide more than half of a known event, or of where the teacher looked, are left out.
+    Masked bins are at their mean over the clip: SpecAugment's features have mean 0, and its masks are 0. Time
+    masks that would hide more than half of a known event, or of where the teacher looked, are left out.
     """
 
-    to_weights: ClassVar[str] = "0 in masked time, the others made to sum to 1 again"
+    to_weights: ClassVar[str] = "stay"
     to_labels: ClassVar[str] = "stay"
     to_events: ClassVar[str] = "stay; half of one stays heard at least"
 
@@ -56,9 +56,8 @@ class SpecAugment(Augmentation):
         return torch.where(masked, mean, features), clips.lengths
 
     def weights(self, clips: Clips, drawn: Draws, axes: Axes) -> tuple[Tensor, Tensor]:
-        hidden = _hidden_weights(drawn, clips.weights.shape[-1], axes)
-        hidden = hidden.view(len(clips), *[1] * (clips.weights.ndim - 2), -1)
-        return clips.weights.masked_fill(hidden, 0), clips.weight_lengths
+        # Not 0 in masked time: the live teacher still looks there, and is further from weights that leave it out.
+        return clips.weights, clips.weight_lengths
 
     def labels(self, clips: Clips, drawn: Draws) -> tuple[Tensor, Tensor]:
         return clips.labels, clips.teacher_logits

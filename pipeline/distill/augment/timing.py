@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.distill.augment.augmentation import Augmentation, Draws
-from pipeline.distill.augment.axes import Axes, n_frames, read_at
+from pipeline.distill.augment.axes import Axes, n_frames, n_samples, read_at
 from pipeline.distill.data import Clips
 from pipeline.frames import FrameGrid
 
@@ -93,10 +93,10 @@ class Crop(Augmentation):
         shortest = torch.minimum(torch.maximum((self.least * lengths).long(), shortest), lengths)
         length = integers(shortest, lengths, generator)
         whole = axes.n_samples(clips).cpu()
-        n_samples = self._samples(length, axes)
+        heard = n_samples(axes.features, length)
 
         first = torch.arange(int(lengths.max()))[None]  # candidates, (n, T)
-        begin, end = first * hop, first * hop + n_samples[:, None]
+        begin, end = first * hop, first * hop + heard[:, None]
         fits = first + length[:, None] <= lengths[:, None]
         holds = (begin <= start[:, None]) & (end >= torch.minimum(stop, whole)[:, None]) | (start[:, None] < 0)
         weights = clips.weights.cpu().float()
@@ -111,15 +111,12 @@ class Crop(Augmentation):
         chosen = ((possible.cumsum(dim=1) == chosen[:, None]) & possible).long().argmax(dim=1)
         return {"first": torch.where(count > 0, chosen, 0), "length": torch.where(count > 0, length, lengths)}
 
-    def _samples(self, length: Tensor, axes: Axes) -> Tensor:
-        return (length - 1) * axes.features.hop_length + 2 * axes.features.offset + 1
-
     def features(self, clips: Clips, drawn: Draws, axes: Axes) -> tuple[Tensor, Tensor]:
         return _from(clips.features.float(), drawn["first"], clips.lengths), drawn["length"]
 
     def weights(self, clips: Clips, drawn: Draws, axes: Axes) -> tuple[Tensor, Tensor]:
         first = drawn["first"] * axes.features.hop_length / axes.weights.hop_length
-        lengths = n_frames(axes.weights, self._samples(drawn["length"], axes))
+        lengths = n_frames(axes.weights, n_samples(axes.features, drawn["length"]))
         lengths = torch.where(drawn["length"] < clips.lengths, lengths, clips.weight_lengths)
         return _from(clips.weights, first, clips.weight_lengths), torch.minimum(lengths, clips.weight_lengths)
 
@@ -156,37 +153,41 @@ class Speed(Augmentation):
 
     def draw(self, clips: Clips, axes: Axes, generator: torch.Generator) -> Draws:
         drawn = torch.randint(len(self.percent), (len(clips),), generator=generator)
-        return {"speed": torch.tensor(self.percent)[drawn] / 100}
+        return {"percent": torch.tensor(self.percent)[drawn]}
 
     def features(self, clips: Clips, drawn: Draws, axes: Axes) -> tuple[Tensor, Tensor]:
-        features, speed = clips.features.float(), drawn["speed"]
+        features = clips.features.float()
         centres = axes.mel_edges()[1:-1].to(features.device)
         mel = (1 + centres / 700).log()
-        source = (1 + centres / speed[:, None] / 700).log()  # (n, n_mels): where each bin's sound was
+        source = (1 + centres * 100 / drawn["percent"][:, None] / 700).log()  # (n, n_mels): where each bin's sound was
         bins = (source - mel[0]) / (mel[1] - mel[0])
         n_mels = torch.full_like(clips.lengths, features.shape[1])
         features = read_at(features.transpose(1, 2), bins, n_mels).transpose(1, 2)
-        return self._resampled(features, clips.lengths, axes.features, clips, speed, axes)
+        return self._resampled(features, clips.lengths, axes.features, clips, drawn, axes)
 
     def weights(self, clips: Clips, drawn: Draws, axes: Axes) -> tuple[Tensor, Tensor]:
-        return self._resampled(clips.weights, clips.weight_lengths, axes.weights, clips, drawn["speed"], axes)
+        return self._resampled(clips.weights, clips.weight_lengths, axes.weights, clips, drawn, axes)
 
     def _resampled(
-        self, values: Tensor, lengths: Tensor, grid: FrameGrid, clips: Clips, speed: Tensor, axes: Axes
+        self, values: Tensor, lengths: Tensor, grid: FrameGrid, clips: Clips, drawn: Draws, axes: Axes
     ) -> tuple[Tensor, Tensor]:
-        resampled = n_frames(grid, (axes.n_samples(clips) / speed).ceil())
-        resampled = torch.where(speed == 1, lengths, resampled)
+        percent = drawn["percent"]
+        resampled = torch.where(percent == 100, lengths, n_frames(grid, _faster(axes.n_samples(clips), percent)))
         frames = torch.arange(max(values.shape[-1], int(resampled.max())), device=values.device)
-        time = (grid.offset + grid.hop_length * frames) * speed[:, None]
+        time = (grid.offset + grid.hop_length * frames) * percent[:, None] / 100
         return read_at(values, (time - grid.offset) / grid.hop_length, lengths), resampled
 
     def labels(self, clips: Clips, drawn: Draws) -> tuple[Tensor, Tensor]:
         return clips.labels, clips.teacher_logits
 
     def events(self, clips: Clips, drawn: Draws, axes: Axes) -> tuple[Tensor, Tensor]:
-        start, stop = clips.event_start, clips.event_stop
-        known, speed = start >= 0, drawn["speed"].double()  # float32 does not hold every sample of a long clip
+        start, stop, percent = clips.event_start, clips.event_stop, drawn["percent"]
         return (
-            torch.where(known, (start / speed).floor().long(), start),
-            torch.where(known, (stop / speed).ceil().long(), stop),
+            torch.where(start >= 0, start * 100 // percent, start),
+            torch.where(start >= 0, _faster(stop, percent), stop),
         )
+
+
+def _faster(samples: Tensor, percent: Tensor) -> Tensor:
+    """Returns how many samples are left of some when they are played at another speed; a part of one counts."""
+    return -(-samples * 100 // percent)
