@@ -1,0 +1,1 @@
+"""The grid students x weights x seeds, trained from one cache."""
