@@ -12,8 +12,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
-_tanh_backward = torch.ops.aten.tanh_backward.grad_input
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+tanh_backward = torch.ops.aten.tanh_backward.grad_input
+
+
+BLOCK_ROWS = 1024
+"""Clips x frames whose products are one: enough for full speed, few enough to stay in a core's cache."""
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -21,24 +25,33 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     By oneDNN where torch has it: for float32, `linear` takes MKL, which is half as fast on CPUs that are not Intel's.
     """
-    if x.dtype == torch.float64 or not torch.backends.mkldnn.is_available():
+    if not _by_onednn(x.dtype):
         return linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
+def packed(weight: Tensor, n_rows: int) -> Tensor:
+    """A weight for many calls of `product` with n_rows rows, in the order that they read it."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, n_rows) if _by_onednn(weight.dtype) else weight
+
+
 def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
-    """gradient^T x, (n_outputs, n_inputs) float32, for gradient (n, n_outputs) and x (n, n_inputs)."""
-    return product(x.t().contiguous(), gradient.t()).t().to(torch.promote_types(x.dtype, torch.float32))
+    """x^T gradient, (n_inputs, n_outputs): the transposed gradient of `product`'s weight, over the rows of both."""
+    return product(x.t().contiguous(), gradient.t())
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """Autocast's dtype where it is on, x's own elsewhere."""
+    """Of the factors of products: autocast's where it is on, x's own elsewhere."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def tanh_(x: Tensor) -> Tensor:
     """tanh in place, as 2 sigmoid(2 x) - 1: torch's sigmoid is several times as fast as its tanh."""
     return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def _by_onednn(dtype: torch.dtype) -> bool:
+    return dtype != torch.float64 and torch.backends.mkldnn.is_available()
 
 
 class GruSequence(torch.autograd.Function):
@@ -68,85 +81,84 @@ class GruSequence(torch.autograd.Function):
             x: (n_directions, T, batch, n_inputs).
             parameters: W, U, b and d of each direction.
         """
-        dtype = product_dtype(x)
+        n_directions, _, batch, _ = x.shape
+        n_units = parameters[1].shape[1]
+        state, dtype = parameters[0].dtype, product_dtype(x)
         with torch.autocast("cpu", enabled=False):
             x = x.to(dtype)
             w_all, u_all, b_all, d_all = ([p.to(dtype) for p in parameters[n::4]] for n in range(4))
-            n_directions, n_frames, batch, _ = x.shape
-            n_units = u_all[0].shape[1]
-            state = parameters[0].dtype
-            from_x = [product(x[k].flatten(0, 1), w_all[k], b_all[k]) for k in range(n_directions)]
-            from_x_of = [part.view(n_frames, batch, 3 * n_units).unbind(0) for part in from_x]
-            gates = torch.empty(n_directions, n_frames, batch, 3 * n_units, dtype=state)  # r, z, m
-            n = torch.empty(n_directions, n_frames, batch, n_units, dtype=state)
-            h = torch.zeros(n_directions, n_frames + 1, batch, n_units, dtype=state)
-            factors = h if dtype == state else h.to(dtype)
-            inputs = torch.empty(n_directions, batch, 3 * n_units, dtype=state)
-            inputs_rz, inputs_n = inputs[..., : 2 * n_units], inputs[..., 2 * n_units :]
-            rz_of, r_of, z_of, m_of = (
-                gates[..., first * n_units : last * n_units].unbind(1)
-                for first, last in ((0, 2), (0, 1), (1, 2), (2, 3))
-            )
-            frames = zip(gates.unbind(1), rz_of, r_of, z_of, m_of, n.unbind(1), strict=True)
-            h_of, factors_of = h.unbind(1), factors.unbind(1)
-            for t, (gates_t, rz, r, z, m, n_t) in enumerate(frames):
+            u_packed = [packed(u, batch) for u in u_all]
+            h = [torch.zeros(n_directions, batch, n_units, dtype=state)]
+            factors, gates, n = [h[0].to(dtype)], [], []  # gates: r, z, m
+            for block in x.split(max(1, BLOCK_ROWS // batch), 1):
+                from_x = torch.empty(*block.shape[:3], 3 * n_units, dtype=state)
                 for k in range(n_directions):
-                    gates_t[k].copy_(product(factors_of[t][k], u_all[k], d_all[k]))
-                    inputs[k].copy_(from_x_of[k][t])
-                rz.add_(inputs_rz).sigmoid_()
-                tanh_(torch.addcmul(inputs_n, r, m, out=n_t))
-                torch.lerp(n_t, h_of[t], z, out=h_of[t + 1])
-                if factors is not h:
-                    factors_of[t + 1].copy_(h_of[t + 1])
-        ctx.save_for_backward(x, gates, n, h, factors, *w_all, *u_all)
-        return h[:, 1:]
+                    from_x[k].copy_(product(block[k], w_all[k], b_all[k]))
+                for from_x_rz, from_x_n in zip(
+                    from_x[..., : 2 * n_units].unbind(1), from_x[..., 2 * n_units :].unbind(1), strict=True
+                ):
+                    products = [product(factors[-1][k], u_packed[k], d_all[k]) for k in range(n_directions)]
+                    gates.append((products[0].unsqueeze(0) if n_directions == 1 else torch.stack(products)).to(state))
+                    gates[-1][..., : 2 * n_units].add_(from_x_rz).sigmoid_()
+                    r, z, m = gates[-1].split(n_units, 2)
+                    n.append(tanh_(torch.addcmul(from_x_n, r, m)))
+                    h.append(torch.lerp(n[-1], h[-1], z))
+                    factors.append(h[-1].to(dtype))
+            ctx.save_for_backward(x, *w_all, *u_all, *gates, *n, *h, *factors)
+            return torch.stack(h[1:], 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x and of the parameters; grad (n_directions, T, batch, n_units)."""
-        x, gates, n, h, factors, *weights = ctx.saved_tensors
-        n_directions, n_frames, batch, n_units = n.shape
-        w_all, u_all = weights[:n_directions], weights[n_directions:]
+        x, *saved = ctx.saved_tensors
+        n_directions, n_frames, batch, n_units = grad.shape
+        counts = (n_directions, n_directions, n_frames, n_frames, n_frames + 1, n_frames + 1)
+        w_all, u_all, gates, n, h, factors = (saved[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(6))
         with torch.autocast("cpu", enabled=False):
-            through = torch.empty_like(gates, dtype=x.dtype)  # of the recurrent products: dr, dz, dm
-            dn_all = torch.empty_like(n, dtype=x.dtype)
-            now = torch.empty_like(gates[:, 0])
+            u_packed = [packed(u.t(), batch) for u in u_all]
+            dw_all, du_all = ([torch.zeros_like(w.t(), dtype=grad.dtype) for w in all_] for all_ in (w_all, u_all))
+            dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+            now = torch.empty_like(gates[0])
             dr, dz, dm = now.split(n_units, 2)
-            g, kept, dn, scratch = (torch.zeros_like(n[:, 0]) for _ in range(4))
+            g, kept, dn, scratch = (torch.zeros_like(h[0]) for _ in range(4))
             sum_now, sum_dn = torch.zeros_like(now), torch.zeros_like(dn)
-            r_of, z_of, m_of = (part.unbind(1) for part in gates.split(n_units, 3))
-            n_of, h_of, grad_of = n.unbind(1), h.unbind(1), grad.unbind(1)
-            through_of, dn_of = through.unbind(1), dn_all.unbind(1)
-            for t in reversed(range(n_frames)):
-                r, z, m, n_t = r_of[t], z_of[t], m_of[t], n_of[t]
-                g.add_(grad_of[t])
-                torch.mul(g, z, out=kept)
-                torch.sub(g, kept, out=scratch)
-                _tanh_backward(scratch, n_t, grad_input=dn)
-                torch.sub(h_of[t], n_t, out=scratch).mul_(g)
-                _sigmoid_backward(scratch, z, grad_input=dz)
-                torch.mul(dn, r, out=dm)
-                torch.mul(dn, m, out=scratch)
-                _sigmoid_backward(scratch, r, grad_input=dr)
-                sum_now.add_(now)
-                sum_dn.add_(dn)
-                through_of[t].copy_(now)
-                dn_of[t].copy_(dn)
+            size = max(1, BLOCK_ROWS // batch)
+            for first in reversed(range(0, n_frames, size)):
+                block = range(first, min(first + size, n_frames))
+                through = torch.empty(n_directions, len(block), batch, 3 * n_units, dtype=x.dtype)
+                dn_block = torch.empty(n_directions, len(block), batch, n_units, dtype=x.dtype)
+                for t in reversed(block):
+                    r, z, m = gates[t].split(n_units, 2)
+                    g.add_(grad[:, t])
+                    torch.mul(g, z, out=kept)
+                    torch.sub(g, kept, out=scratch)
+                    tanh_backward(scratch, n[t], grad_input=dn)
+                    torch.sub(h[t], n[t], out=scratch).mul_(g)
+                    sigmoid_backward(scratch, z, grad_input=dz)
+                    torch.mul(dn, r, out=dm)
+                    torch.mul(dn, m, out=scratch)
+                    sigmoid_backward(scratch, r, grad_input=dr)
+                    sum_now.add_(now)
+                    sum_dn.add_(dn)
+                    dn_block[:, t - first] = dn
+                    through_t = through[:, t - first].copy_(now)
+                    for k in range(n_directions):
+                        torch.add(kept[k], product(through_t[k], u_packed[k]), out=g[k])
                 for k in range(n_directions):
-                    torch.add(kept[k], product(through_of[t][k], u_all[k].t()), out=g[k])
-
-            du = [weight_gradient(through[k].flatten(0, 1), factors[k, :-1].flatten(0, 1)) for k in range(n_directions)]
+                    rows = through[k].flatten(0, 1)
+                    du_all[k] += weight_gradient(rows, torch.cat([factors[t][k] for t in block]))
+                    through[k, ..., 2 * n_units :] = dn_block[k]  # now of the inputs' products
+                    dw_all[k] += weight_gradient(rows, x[k, block.start : block.stop].flatten(0, 1))
+                    if dx is not None:
+                        dx[k, block.start : block.stop] = product(through[k], w_all[k].t())
             dd = sum_now.sum(1)
             db = torch.cat([dd[:, : 2 * n_units], sum_dn.sum(1)], 1)
-            through[..., 2 * n_units :] = dn_all  # now of the inputs' products
-            gradients, dx = [], torch.empty_like(x) if ctx.needs_input_grad[0] else None
-            for k in range(n_directions):
-                flat = through[k].flatten(0, 1)
-                gradients += [weight_gradient(flat, x[k].flatten(0, 1)), du[k], db[k], dd[k]]
-                if dx is not None:
-                    dx[k] = product(flat, w_all[k].t()).view_as(dx[k])
-        return dx, *gradients
+        return dx, *(
+            gradient
+            for dw, du, db_k, dd_k in zip(dw_all, du_all, db, dd, strict=True)
+            for gradient in (dw.t(), du.t(), db_k, dd_k)
+        )
 
 
 class Gru(nn.GRU):
@@ -174,7 +186,8 @@ class Gru(nn.GRU):
         x = x.transpose(0, 1)  # (T, batch, n_inputs)
         n_directions = 2 if self.bidirectional else 1
         for layer in range(self.num_layers):
-            parameters = sum(self.all_weights[layer * n_directions : (layer + 1) * n_directions], [])
+            directions = self.all_weights[layer * n_directions : (layer + 1) * n_directions]
+            parameters = [parameter for direction in directions for parameter in direction]
             if self.bidirectional:
                 forward, backward = GruSequence.apply(torch.stack([x, reversed_in_time(x, lengths)]), *parameters)
                 x = torch.cat([forward, reversed_in_time(backward, lengths)], 2)

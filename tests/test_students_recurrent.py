@@ -1,50 +1,116 @@
-"""The recurrent layers' own training on a CPU: the equations and gradients of torch's, by whatever route."""
+"""The recurrent layers' own training on a CPU: outputs and gradients are torch's, by another route."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from students import build_student
+from students.networks.lstm_p import PeepholeLstm, PeepholeLstmSequence
 from students.recurrent import Gru, GruSequence
 
-LENGTHS = (None, [9, 4, 1])
+LAYERS = {
+    "gru": lambda dtype: Gru(6, 5, 2, batch_first=True, dtype=dtype),
+    "bidirectional": lambda dtype: Gru(6, 5, 2, batch_first=True, bidirectional=True, dtype=dtype),
+    "peephole_lstm": lambda dtype: PeepholeLstm(6, 5, 3).to(dtype),
+}
+every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 
 
-def gru(dtype: torch.dtype, n_layers: int = 2, bidirectional: bool = True) -> Gru:
-    return Gru(6, 5, n_layers, batch_first=True, bidirectional=bidirectional, dtype=dtype)
-
-
-def with_gradients(layer: torch.nn.Module, x: Tensor, lengths: Tensor | None, by_hand: bool) -> list[Tensor]:
-    """Outputs, and the gradients of the inputs and of all parameters, of a loss on the valid frames."""
+def with_gradients(layer: nn.Module, x: Tensor, lengths: Tensor | None, by_hand: bool) -> list[Tensor]:
+    """The valid outputs, and the gradients of the inputs and of all parameters for a loss of them."""
     layer.by_hand = by_hand
     x = x.clone().requires_grad_()
-    outputs = layer(x, lengths)
+    outputs = layer(x, lengths) if isinstance(layer, Gru) else layer(x.transpose(1, 2))
     if lengths is not None:
         outputs = outputs.masked_fill((torch.arange(x.shape[1]) >= lengths.unsqueeze(1)).unsqueeze(2), 0.0)
-    weights = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(1))
-    loss = (outputs.float() * weights).sum() if outputs.dtype != torch.float64 else (outputs * weights.double()).sum()
-    return [outputs, *torch.autograd.grad(loss, [x, *layer.parameters()])]
+    weights = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    return [outputs.detach(), *torch.autograd.grad((outputs * weights).sum(), [x, *layer.parameters()])]
 
 
+def worst_error(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest relative error among tensors, each by its norm."""
+    pairs = zip(found, expected, strict=True)
+    return max(float((one.float() - other.float()).norm() / other.float().norm()) for one, other in pairs)
+
+
+@pytest.mark.parametrize("n_frames", [1, 4])
 @pytest.mark.parametrize("n_directions", [1, 2])
-def test_gru_gradients_are_those_of_its_outputs(n_directions: int) -> None:
-    x = torch.randn(n_directions, 4, 2, 3, dtype=torch.float64, requires_grad=True)
+def test_gru_gradients_are_those_of_its_outputs(n_directions: int, n_frames: int) -> None:
+    x = torch.randn(n_directions, n_frames, 2, 3, dtype=torch.float64, requires_grad=True)
     shapes = [(6, 3), (6, 2), (6,), (6,)] * n_directions
     parameters = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(GruSequence.apply, (x, *parameters))
 
 
-@pytest.mark.parametrize("lengths", LENGTHS)
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_gru_equals_torch_s(
-    dtype: torch.dtype, tolerance: float, bidirectional: bool, lengths: list[int] | None
+@pytest.mark.parametrize("n_frames", [1, 4])
+def test_peephole_lstm_gradients_are_those_of_its_outputs(n_frames: int) -> None:
+    shapes = [(n_frames, 2, 3), (8, 5), (8,), (3, 2), (2, 2)]
+    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(PeepholeLstmSequence.apply, tensors)
+
+
+@every_layer
+@pytest.mark.parametrize("lengths", [None, [23, 11, 1]])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+def test_training_equals_torch_s(
+    make: Callable, dtype: torch.dtype, tolerance: float, lengths: list[int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Padded clips too, where torch's GRU is given packed ones; however the frames fall into blocks."""
     torch.manual_seed(0)
-    layer, x = gru(dtype, bidirectional=bidirectional), torch.randn(3, 9, 6, dtype=dtype)
+    layer, x = make(dtype), torch.randn(3, 23, 6, dtype=dtype)
     lengths = None if lengths is None else torch.tensor(lengths)
-    for found, expected in zip(
-        with_gradients(layer, x, lengths, by_hand=True),
-        with_gradients(layer, x, lengths, by_hand=False),
-        strict=True,
-    ):
-        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    expected = with_gradients(layer, x, lengths, by_hand=False)
+    for block_rows in (1, 12, 1000):
+        monkeypatch.setattr("students.recurrent.BLOCK_ROWS", block_rows)
+        monkeypatch.setattr("students.networks.lstm_p.BLOCK_ROWS", block_rows)
+        for found, reference in zip(with_gradients(layer, x, lengths, by_hand=True), expected, strict=True):
+            torch.testing.assert_close(found, reference, rtol=tolerance, atol=tolerance)
+
+
+@every_layer
+def test_bfloat16_is_no_worse_than_torch_s(make: Callable) -> None:
+    """Under autocast: within 1 % of float32, and no further from it than autocast brings torch's own layers."""
+    torch.manual_seed(0)
+    layer, x = make(torch.float32), torch.randn(8, 50, 6)
+    exact = with_gradients(layer, x, None, by_hand=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, torch_s = (with_gradients(layer, x, None, by_hand) for by_hand in (True, False))
+    assert worst_error(ours, exact) < 0.01
+    assert worst_error(ours, exact) < 1.1 * worst_error(torch_s, exact)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("name", ["lstm_p", "crnn", "att_rnn"])
+def test_two_runs_differ_in_no_bit(name: str, bfloat16: bool) -> None:
+    torch.manual_seed(0)
+    student, features = build_student(name, 12), torch.randn(4, 40, 60)
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(1)  # the same dropout
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits = student(features, torch.tensor([60, 31, 60, 7])).logits
+        runs.append([logits, *torch.autograd.grad(logits.float().square().sum(), student.parameters())])
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+
+
+@every_layer
+def test_outputs_need_no_gradient(make: Callable) -> None:
+    """Inputs without gradients, and training mode without any, give the same outputs."""
+    layer, x = make(torch.float32), torch.randn(3, 23, 6)
+    argument = x if isinstance(layer, Gru) else x.transpose(1, 2)
+    outputs = layer(argument)
+    outputs.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+    with torch.no_grad():
+        assert torch.equal(layer(argument), outputs)
+    torch.testing.assert_close(layer.eval()(argument), outputs)
+
+
+def test_it_is_torch_s_gru_to_who_loads_it() -> None:
+    ours, theirs = LAYERS["bidirectional"](torch.float32), nn.GRU(6, 5, 2, batch_first=True, bidirectional=True)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    x = torch.randn(2, 7, 6)
+    assert isinstance(ours, nn.GRU)
+    assert torch.equal(ours.eval()(x), theirs.eval()(x)[0])

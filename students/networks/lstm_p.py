@@ -2,10 +2,115 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from students.base import Student
 from students.initialisation import keras_init
 from students.masking import frame_at
+from students.recurrent import (
+    BLOCK_ROWS,
+    packed,
+    product,
+    product_dtype,
+    sigmoid_backward,
+    tanh_,
+    tanh_backward,
+    weight_gradient,
+)
+
+
+class PeepholeLstmSequence(torch.autograd.Function):
+    """`PeepholeLstm` over whole sequences; and backwards, from s_t = dL/dr_t and e_t, its share of dL/dc_t.
+
+    s_t += W_r^T (di, df, dg, do)_{t+1}             W_r: the rows of W_ir, W_fr, W_cr and W_or
+    v = W_rm^T s_t
+    do = v * tanh(c_t) * o * (1 - o)                before the sigmoid
+    e_t = v * o * (1 - tanh(c_t)^2) + w_oc * do
+          + e_{t+1} * f_{t+1} + w_ic * di_{t+1} + w_fc * df_{t+1}
+    di = e_t * g * i * (1 - i)                      before the sigmoid, as df = e_t * c_{t-1} * f * (1 - f)
+    dg = e_t * i * (1 - g^2)                        before the tanh; g = tanh(...) of equation 9
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, peepholes: Tensor, projection: Tensor) -> Tensor:
+        """r, (T, batch, n_projected), of x (T, batch, n_inputs) and the parameters of `PeepholeLstm`."""
+        n_frames, batch, n_inputs = x.shape
+        n_projected, n_units = projection.shape
+        state, dtype = weight.dtype, product_dtype(x)
+        with torch.autocast("cpu", enabled=False):
+            weight, bias, projection = weight.to(dtype), bias.to(dtype), projection.to(dtype)
+            weight_packed, projection_packed = packed(weight, batch), packed(projection, batch)
+            # Side by side, one product of a frame: with so few inputs, projecting them before the loop is slower.
+            x_r = torch.zeros(n_frames + 1, batch, n_inputs + n_projected, dtype=dtype)
+            x_r[:-1, ..., :n_inputs] = x
+            c = [torch.zeros(batch, n_units, dtype=state)]
+            gates, tanh_c, m = [], [], []
+            for t in range(n_frames):
+                gates.append(product(x_r[t], weight_packed, bias).to(state))
+                i_f = gates[-1][:, : 2 * n_units]
+                i_f.view(batch, 2, n_units).addcmul_(c[-1].unsqueeze(1), peepholes[:2])
+                i_f.sigmoid_()
+                i, f, g, o = gates[-1].split(n_units, 1)
+                tanh_(g)
+                c.append(torch.mul(f, c[-1]).addcmul_(i, g))
+                o.addcmul_(c[-1], peepholes[2]).sigmoid_()
+                tanh_c.append(tanh_(c[-1].clone()))
+                m.append((o * tanh_c[-1]).to(dtype))
+                x_r[t + 1, :, n_inputs:] = product(m[-1], projection_packed)
+            ctx.save_for_backward(weight, peepholes, projection, x_r, *gates, *tanh_c, *m, *c)
+            return x_r[1:, :, n_inputs:].to(state, copy=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x and of the parameters; grad (T, batch, n_projected)."""
+        weight, peepholes, projection, x_r, *saved = ctx.saved_tensors
+        n_frames, batch, n_projected = grad.shape
+        n_units, n_inputs = projection.shape[1], x_r.shape[2] - n_projected
+        gates, tanh_c, m, c = (saved[k * n_frames : (k + 1) * n_frames + (k == 3)] for k in range(4))
+        peep_i, peep_f, peep_o = peepholes
+        with torch.autocast("cpu", enabled=False):
+            weight_packed = packed(weight[:, n_inputs:].t(), batch)
+            projection_packed = packed(projection.t(), batch)
+            dx = x_r.new_empty(n_frames, batch, n_inputs) if ctx.needs_input_grad[0] else None
+            dweight = torch.zeros_like(weight.t(), dtype=grad.dtype)
+            dprojection = torch.zeros_like(projection.t(), dtype=grad.dtype)
+            dpeepholes = grad.new_zeros(3, batch, n_units)
+            now, sum_now = (grad.new_zeros(batch, 4 * n_units) for _ in range(2))
+            di, df, dg, do = now.split(n_units, 1)
+            e, scratch = (grad.new_zeros(batch, n_units) for _ in range(2))
+            s = grad.new_zeros(batch, n_projected)
+            size = max(1, BLOCK_ROWS // batch)
+            for first in reversed(range(0, n_frames, size)):
+                block = range(first, min(first + size, n_frames))
+                through = x_r.new_empty(len(block), batch, 4 * n_units)
+                s_block = x_r.new_empty(len(block), batch, n_projected)
+                for t in reversed(block):
+                    i, f, g, o = gates[t].split(n_units, 1)
+                    s_t = s_block[t - first].copy_(s.add_(grad[t]))
+                    v = product(s_t, projection_packed).to(grad.dtype)
+                    torch.mul(v, tanh_c[t], out=scratch)
+                    sigmoid_backward(scratch, o, grad_input=do)
+                    tanh_backward(v.mul_(o), tanh_c[t], grad_input=scratch)
+                    e.add_(scratch).addcmul_(do, peep_o)
+                    torch.mul(e, g, out=scratch)
+                    sigmoid_backward(scratch, i, grad_input=di)
+                    torch.mul(e, c[t], out=scratch)
+                    sigmoid_backward(scratch, f, grad_input=df)
+                    torch.mul(e, i, out=scratch)
+                    tanh_backward(scratch, g, grad_input=dg)
+                    e.mul_(f).addcmul_(di, peep_i).addcmul_(df, peep_f)
+                    dpeepholes[0].addcmul_(di, c[t])
+                    dpeepholes[1].addcmul_(df, c[t])
+                    dpeepholes[2].addcmul_(do, c[t + 1])
+                    sum_now.add_(now)
+                    s.copy_(product(through[t - first].copy_(now), weight_packed))
+                rows = through.flatten(0, 1)
+                dweight += weight_gradient(rows, x_r[block.start : block.stop].flatten(0, 1))
+                dprojection += weight_gradient(s_block.flatten(0, 1), torch.cat(m[block.start : block.stop]))
+                if dx is not None:
+                    dx[block.start : block.stop] = product(through, weight[:, :n_inputs].t())
+        return dx, dweight.t(), sum_now.sum(0), dpeepholes.sum(1), dprojection.t()
 
 
 class PeepholeLstm(nn.Module):
@@ -24,7 +129,11 @@ class PeepholeLstm(nn.Module):
         bias: (4 * n_units,).
         peepholes: (3, n_units): w_ic, w_fc, w_oc.
         projection: (n_projected, n_units): W_rm.
+        by_hand: Whether training on a CPU takes `PeepholeLstmSequence`; where not, as on a GPU and in evaluation, it
+            is a loop of torch's operations.
     """
+
+    by_hand = True
 
     def __init__(self, n_inputs: int, n_units: int, n_projected: int) -> None:
         """Draws the weights as TensorFlow's LSTMCell does, Glorot-uniform."""
@@ -41,6 +150,9 @@ class PeepholeLstm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Projected outputs (batch, T, n_projected) of inputs (batch, n_inputs, T), from a state of zeros."""
+        if self.by_hand and self.training and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            parameters = self.weight, self.bias, self.peepholes, self.projection
+            return PeepholeLstmSequence.apply(x.permute(2, 0, 1), *parameters).transpose(0, 1)
         weight, projection = self.weight.t(), self.projection.t()
         peep_i, peep_f, peep_o = self.peepholes.unbind(0)
         c = x.new_zeros(x.shape[0], self.n_units)
