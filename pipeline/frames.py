@@ -33,13 +33,21 @@ def student_grid(metadata: dict[str, Any], student: Student) -> FrameGrid:
 
 
 def align(
-    weights: Tensor, lengths: Tensor, source: FrameGrid, target: FrameGrid, target_lengths: Tensor, n_target: int
+    weights: Tensor,
+    lengths: Tensor,
+    source: FrameGrid,
+    target: FrameGrid,
+    target_lengths: Tensor,
+    n_target: int,
+    how: str = "area",
 ) -> Tensor:
-    """Returns frame weights at the target's frames, (batch, n_target): >= 0, sum 1 over valid frames, 0 beyond.
+    """Returns frame weights on the target's frames, (batch, n_target): >= 0, sum 1 over valid frames, 0 beyond.
 
-    Linear interpolation, as arXiv 2110.14131 section 2, but in time rather than by stretching one axis onto the other:
-    each target frame reads the weights at its own centre, the outermost value where it lies outside. Then renormalised
-    over the valid target frames.
+    Both ways go by time, where arXiv 2110.14131, section 2, stretches one axis onto the other. `area`: a target frame
+    gets the mass that lies in its span, from halfway to the frame before to halfway to the next (the outermost two:
+    to the clip's ends), each source frame's mass spread evenly over its own span. Nothing is lost at any stride.
+    `linear`: it gets the weight at its centre, interpolated as in the paper (the outermost value outside): where it is
+    longer than a source frame, a peak between two centres is missed. At equal hops the two agree.
 
     Args:
         weights: (batch, T), >= 0, 0 beyond `lengths`.
@@ -48,18 +56,41 @@ def align(
         target: Times of the target frames.
         target_lengths: (batch,) valid target frames.
         n_target: Target frames to return.
+        how: area or linear.
     """
     frames = torch.arange(n_target, device=weights.device)
     position = (target.offset + target.hop_length * frames - source.offset) / source.hop_length  # in source frames
-    last = (lengths - 1).to(position.dtype)[:, None]
-    position = torch.minimum(position.clamp_min(0)[None], last)  # (batch, n_target)
+    if how == "area":
+        stop = torch.where(
+            frames < target_lengths[:, None] - 1, position + target.hop_length / source.hop_length / 2, torch.inf
+        )
+        aligned = _masses(weights, lengths, stop + 0.5)
+    else:
+        aligned = _interpolated(weights, lengths, position)
+    aligned = aligned * (frames < target_lengths[:, None])
+    return aligned / aligned.sum(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def _masses(weights: Tensor, lengths: Tensor, stop: Tensor) -> Tensor:
+    """Returns the mass up to each of the rising points `stop`, (batch, n), from the one before.
+
+    Frame i reaches from i to i + 1.
+    """
+    stop = torch.minimum(stop.clamp_min(0), lengths[:, None])
+    frame = stop.long().clamp_max(weights.shape[1] - 1)
+    before = torch.nn.functional.pad(weights.cumsum(dim=1), (1, 0)).gather(1, frame)
+    up_to = before + (stop - frame) * weights.gather(1, frame)
+    return up_to.diff(dim=1, prepend=torch.zeros_like(up_to[:, :1])).clamp_min(0)  # below 0 by rounding alone
+
+
+def _interpolated(weights: Tensor, lengths: Tensor, position: Tensor) -> Tensor:
+    """Returns the weights at the points `position`, (n,), of the axis on which frame i is at i; (batch, n)."""
+    position = torch.minimum(position.clamp_min(0)[None], lengths[:, None] - 1)
     left = position.floor()
     fraction = position - left
     left = left.long()
     right = torch.minimum(left + 1, lengths[:, None] - 1)
-    aligned = (1 - fraction) * weights.gather(1, left) + fraction * weights.gather(1, right)
-    aligned = aligned * (frames < target_lengths[:, None])
-    return aligned / aligned.sum(dim=1, keepdim=True).clamp_min(1e-12)
+    return (1 - fraction) * weights.gather(1, left) + fraction * weights.gather(1, right)
 
 
 def share_in_event(weights: Tensor, grid: FrameGrid, start: Tensor, stop: Tensor) -> Tensor:

@@ -18,13 +18,16 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Counts work done towards `total` (None: not known); a context manager. Of unit "B", bytes are shown scaled."""
+    """Counts work done towards `total` (None: not known); a context manager.
 
-    def __init__(self, description: str, total: int | None, unit: str = "it") -> None:
-        self.description, self.total, self.unit, self.done = description, total, unit, 0
+    Of unit "B", bytes are shown scaled. Without `show` it is silent, as in all processes but the first.
+    """
+
+    def __init__(self, description: str, total: int | None, unit: str = "it", show: bool = True) -> None:
+        self.description, self.total, self.unit, self.show, self.done = description, total, unit, show, 0
         self.started = self.last_line = time.monotonic()
         self.bar = None
-        if sys.stderr.isatty():
+        if show and sys.stderr.isatty():
             self.bar = tqdm(total=total, desc=description, unit=unit, unit_scale=unit == "B", file=sys.stderr)
 
     def __enter__(self) -> "Progress":
@@ -33,7 +36,7 @@ class Progress:
     def __exit__(self, *_exc) -> None:
         if self.bar is not None:
             self.bar.close()
-        else:
+        elif self.show:
             self._line()
 
     def advance(self, n: int = 1) -> None:
@@ -41,7 +44,7 @@ class Progress:
         self.done += n
         if self.bar is not None:
             self.bar.update(n)
-        elif time.monotonic() - self.last_line > _LINE_SECONDS:
+        elif self.show and time.monotonic() - self.last_line > _LINE_SECONDS:
             self.last_line = time.monotonic()
             self._line()
 

@@ -54,8 +54,8 @@ def clip_losses(task: str, logits: Tensor, labels: Tensor, class_weights: Tensor
 def balanced_class_weights(task: str, labels: Tensor, n_classes: int) -> Tensor:
     """Returns weights (n_classes,) under which rare classes count as much as frequent ones.
 
-    single_label: the weight is in inverse proportion to the class's clips, 1 on average over the clips, as scikit-learn's
-    "balanced" (classes without clips: 0). multi_label: clips without the class divided by clips with it, at most 100.
+    single_label: in inverse proportion to the class's clips, 1 on average over the clips, as scikit-learn's "balanced"
+    (classes without clips: 0). multi_label: clips without the class divided by clips with it, from 1 to 100.
 
     Args:
         task: single_label or multi_label.

@@ -16,9 +16,11 @@ from torch import nn
 from cache_schema import Layout, create_cache, finalise, open_cache, write_partition
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import load_splits
+from pipeline.distill.distillation import Distillation
+from pipeline.distill.optimisation import learning_rate
 from pipeline.distill.run import read_run
 from pipeline.distill.score import score
-from pipeline.distill.train import learning_rate, train
+from pipeline.distill.train import train
 from pipeline.errors import TkdError
 from students import STUDENTS, build_student
 
@@ -67,7 +69,9 @@ def test_without_kd_a_student_trains_as_if_there_were_no_query(cache, runs, tmp_
     clips = train_split.take(range(len(train_split)))
     torch.manual_seed(config.seed)
     student = build_student("tc_resnet", 12)
-    optimizer = torch.optim.AdamW(student.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        student.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     n_steps, best, kept = 3, -1, None
     for epoch in range(config.epochs):
         order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(epoch))
@@ -78,7 +82,7 @@ def test_without_kd_a_student_trains_as_if_there_were_no_query(cache, runs, tmp_
             nn.utils.clip_grad_norm_(student.parameters(), config.max_grad_norm)
             optimizer.param_groups[0]["lr"] = learning_rate(config, epoch * n_steps + step, n_steps)
             optimizer.step()
-        accuracy = score(student, torch.zeros(72), validation, cache.metadata).value
+        accuracy = score(Distillation(student, config, cache), validation).value
         if accuracy > best:
             best, kept = accuracy, {key: value.clone() for key, value in student.state_dict().items()}
     saved = load_file(runs / "kd0.0" / "model.safetensors")
@@ -91,9 +95,10 @@ def test_metrics_say_what_a_reader_needs(runs, cache):
     assert expected | {"n_params", "epochs", "seconds", "attention_in_event"} <= metrics.keys()
     assert metrics["n_params"] == 366_894
     run = read_run(runs / "kd0.25")
-    again = score(run.student, run.query, load_splits(cache)["test"], cache.metadata)
+    again = score(run.on(cache), load_splits(cache)["test"])
     assert again.value == metrics["test"]
-    assert again.attention_in_event == pytest.approx(metrics["attention_in_event"])
+    assert again.attention == pytest.approx(metrics["attention"])
+    assert metrics["attention_in_event"] == metrics["attention"]["in_event"]
 
 
 def test_a_run_in_bfloat16_is_scored_in_float32(cache, tmp_path):
@@ -102,9 +107,9 @@ def test_a_run_in_bfloat16_is_scored_in_float32(cache, tmp_path):
         out = tmp_path / f"{bfloat16}"
         metrics = train(cache, TrainConfig(student="crnn", epochs=1, bfloat16=bfloat16), out)
         run = read_run(out)
-        again = score(run.student, run.query, load_splits(cache)["test"], cache.metadata)
+        again = score(run.on(cache), load_splits(cache)["test"])
         assert again.value == metrics["test"]
-        assert again.attention_in_event == pytest.approx(metrics["attention_in_event"], abs=1e-7)
+        assert again.attention == pytest.approx(metrics["attention"], abs=1e-7)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(cache, runs, tmp_path):

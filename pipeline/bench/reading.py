@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from cache_schema import Cache, Layout, convert_cache, create_cache, finalise, open_cache, write_partition
 from pipeline.bench.compare import speeds
+from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Clips, Split, load_splits
-from pipeline.distill.losses import combined_loss
-from pipeline.distill.train import loss_terms
+from pipeline.distill.distillation import Distillation
+from pipeline.distill.optimisation import build_optimizer
 from pipeline.extract.features import LogMel, LogMelConfig
-from pipeline.frames import student_grid, teacher_grid
 from students import build_student
 
 _N_SAMPLES = 8 * 16000  # 8 s
@@ -148,15 +147,13 @@ def load(batches: Iterable[Clips]) -> None:
 
 def trainer(cache: Cache, name: str = "tc_resnet") -> Callable[[Iterable[Clips]], None]:
     """Returns what trains a student on batches, as `tkd train` does."""
-    student = build_student(name, 12)
-    query = nn.Parameter(torch.zeros(student.n_channels))
-    optimizer = torch.optim.AdamW([*student.parameters(), query])
-    source, target = teacher_grid(cache.metadata), student_grid(cache.metadata, student)
+    config = TrainConfig(student=name)
+    distillation = Distillation(build_student(name, 12), config, cache)
+    optimizer = build_optimizer(distillation, config)
 
     def train(batches: Iterable[Clips]) -> None:
         for batch in batches:
-            output = student(batch.features.float(), batch.lengths)
-            loss = combined_loss(*loss_terms("single_label", output, query, batch, source, target, 0.25), 0.25)
+            loss = distillation(batch).total
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,53 +1,46 @@
 """What distilling costs: a training step with the cache's targets, and with the teacher in the loop."""
 
 import torch
-from torch import nn
 
+from cache_schema import Cache
 from pipeline.bench.compare import compare
-from pipeline.distill.data import Clips
-from pipeline.distill.losses import combined_loss
-from pipeline.distill.train import loss_terms
+from pipeline.distill.config import TrainConfig
+from pipeline.distill.data import load_splits
+from pipeline.distill.distillation import Distillation
+from pipeline.distill.optimisation import build_optimizer
 from pipeline.extract.attention import pool_attention
-from pipeline.extract.features import LogMelConfig
-from pipeline.frames import FrameGrid, student_grid
+from pipeline.tasks import task_loss
 from pipeline.teacher.model import Teacher
 from students import build_student
 
 
-def stage_two(name: str, teacher: Teacher, batch_size: int = 64, seconds: int = 4) -> dict[str, float]:
-    """Returns the cost of a training step: without KD, with KD from a cache, with the teacher in the loop."""
-    n_samples = 16000 * seconds
-    features = LogMelConfig()
-    n_teacher, n_features = teacher.n_frames(n_samples), features.n_frames(n_samples)
-    clips = Clips(
-        None,
-        torch.randn(batch_size, features.n_mels, n_features),
-        torch.full((batch_size,), n_features),
-        torch.randint(0, 12, (batch_size,)),
-        torch.rand(batch_size, n_teacher).softmax(dim=1),
-        torch.full((batch_size,), n_teacher),
-        *[torch.zeros(batch_size)] * 3,
-    )
-    waveforms = torch.randn(batch_size, n_samples)
-    student = build_student(name, 12)
-    query = nn.Parameter(torch.zeros(student.n_channels))
-    optimizer = torch.optim.AdamW([*student.parameters(), query])
-    source = FrameGrid(teacher.hop_length, teacher.frame_offset)
-    target = student_grid({"features": features.metadata()}, student)
+def stage_two(name: str, cache: Cache, teacher: Teacher, batch_size: int = 64) -> dict[str, float]:
+    """Returns the seconds of a training step: without KD, with KD from a cache, with the teacher in the loop.
 
-    def step(kd_weight: float) -> None:
-        output = student(clips.features, clips.lengths)
-        if kd_weight:
-            terms = loss_terms("single_label", output, query, clips, source, target, kd_weight)
-            loss = combined_loss(*terms, kd_weight)
-        else:
-            loss = nn.functional.cross_entropy(output.logits, clips.labels)
-        optimizer.zero_grad()
+    Without KD there is no query either: the step of a loop that knows nothing of distillation.
+    """
+    batch = load_splits(cache)["train"].take(range(batch_size))
+    hop, n_frames = cache.metadata["teacher"]["hop_length"], cache.layout.n_frames
+    waveforms = torch.randn(batch_size, hop * (n_frames + 1))
+    config = TrainConfig(student=name)
+    distillation = Distillation(build_student(name, 12), config, cache)
+    plain, distilling = (build_optimizer(module, config) for module in (distillation.student, distillation))
+
+    def step_without() -> None:
+        output = distillation.student(batch.features.float(), batch.lengths)
+        loss = task_loss(cache.task, output.logits, batch.labels)
+        plain.zero_grad()
         loss.backward()
-        optimizer.step()
+        plain.step()
 
-    def teacher_in_loop() -> None:
+    def step_with() -> None:
+        loss = distillation(batch).total
+        distilling.zero_grad()
+        loss.backward()
+        distilling.step()
+
+    def step_with_teacher() -> None:
         pool_attention(teacher, waveforms)
-        step(0.25)
+        step_with()
 
-    return compare({"plain": lambda: step(0.0), "cached": lambda: step(0.25), "teacher in loop": teacher_in_loop})
+    return compare({"plain": step_without, "cached": step_with, "teacher in loop": step_with_teacher})

@@ -1,6 +1,5 @@
 """`tkd evaluate`."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -26,15 +25,15 @@ def evaluate_command(run, cache_path, split, memory, as_json) -> None:
     """
     from cache_schema import open_cache
     from pipeline.distill.data import load_splits
-    from pipeline.distill.run import read_run, require_fitting
+    from pipeline.distill.run import read_run
     from pipeline.distill.score import score
 
     complete = read_run(run)
     cache = open_cache(cache_path or complete.config["cache"])
-    require_fitting(complete, cache)
+    distillation = complete.on(cache)
     clips = load_splits(cache, memory=memory, names=(split,))[split]
-    scores = score(complete.student, complete.query, clips, cache.metadata)
+    scores = score(distillation, clips)
     if as_json:
-        click.echo(json.dumps({"split": split, **dataclasses.asdict(scores)}))
+        click.echo(json.dumps({"split": split, **scores.summary()}))
     else:
         click.echo(f"{split}, {len(clips)} clips: {scores}")

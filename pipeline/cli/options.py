@@ -45,6 +45,22 @@ class Location(click.ParamType):
         return value if "://" in str(value) else Path(value)
 
 
+class Listed(click.ParamType):
+    """Several values with commas between, as a tuple."""
+
+    def __init__(self, name: str, of: Callable[[str], object]) -> None:
+        """`of` makes a value of its text, or raises ValueError."""
+        self.name, self.of = name, of
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.of(part.strip()) for part in value.split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r} is not {self.name}", param, ctx)
+
+
 class Crops(click.ParamType):
     """Seconds and epochs: "1.25:8,2:4" is ((1.25, 8), (2.0, 4))."""
 

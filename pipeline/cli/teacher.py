@@ -102,7 +102,7 @@ def train_command(data, out, force, **settings) -> None:
       tkd teacher train --data data/mine --out teachers/mine
     """
     from pipeline.data.manifest import read_manifest
-    from pipeline.teacher.machine import last_of_torchrun
+    from pipeline.processes import last_of_torchrun
     from pipeline.teacher.train import train_teacher
 
     config = checked(TeacherConfig, **settings)

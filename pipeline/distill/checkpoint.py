@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,21 +24,20 @@ class Progression:
     best: float = -1.0  # of the metric, on the validation split
     best_epoch: int = 0
     seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)  # of history.json: one entry an epoch
 
 
-def save_checkpoint(
-    out: Path, student: nn.Module, query: Tensor, optimizer: Optimizer, progression: Progression
-) -> None:
-    """Writes `checkpoint/state.safetensors`: student, query, optimizer and random state, replacing the last."""
-    tensors = {**_tensors(student, query), "rng": torch.get_rng_state()}
+def save_checkpoint(out: Path, modules: dict[str, nn.Module], optimizer: Optimizer, progression: Progression) -> None:
+    """Writes `checkpoint/state.safetensors`: modules, optimizer and random state, replacing the last."""
+    tensors = {**_tensors(modules), "rng": torch.get_rng_state()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None}
     (out / "checkpoint").mkdir(exist_ok=True)
     described = {"progression": json.dumps(dataclasses.asdict(progression))}
     write_tensors(out / "checkpoint" / "state.safetensors", tensors, described)
 
 
-def load_checkpoint(out: Path, student: nn.Module, query: Tensor, optimizer: Optimizer) -> Progression:
+def load_checkpoint(out: Path, modules: dict[str, nn.Module], optimizer: Optimizer) -> Progression:
     """Restores what `save_checkpoint` wrote, if anything, and returns how far it is.
 
     Raises:
@@ -52,34 +52,34 @@ def load_checkpoint(out: Path, student: nn.Module, query: Tensor, optimizer: Opt
         tensors = load_file(file)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise TkdError(f"{file}: damaged checkpoint ({error}). Start over with --force.") from error
-    _restore(tensors, student, query)
+    _restore(tensors, modules)
     state = optimizer.state_dict()
     for name, value in tensors.items():
         if name.startswith("optimizer."):
-            _, index, field = name.split(".")
-            state["state"].setdefault(int(index), {})[field] = value
+            _, index, field_ = name.split(".")
+            state["state"].setdefault(int(index), {})[field_] = value
     optimizer.load_state_dict(state)
     torch.set_rng_state(tensors["rng"])
     return progression
 
 
-def save_best(out: Path, student: nn.Module, query: Tensor) -> None:
-    """Writes `checkpoint/best.safetensors`: the student and query of the best epoch so far."""
+def save_best(out: Path, module: nn.Module) -> None:
+    """Writes `checkpoint/best.safetensors`: student and training-only parameters of the best epoch so far."""
     (out / "checkpoint").mkdir(exist_ok=True)
-    write_tensors(out / "checkpoint" / "best.safetensors", _tensors(student, query))
+    write_tensors(out / "checkpoint" / "best.safetensors", _tensors({"best": module}))
 
 
-def load_best(out: Path, student: nn.Module, query: Tensor) -> None:
+def load_best(out: Path, module: nn.Module) -> None:
     """Restores what `save_best` wrote last."""
-    tensors = load_file(out / "checkpoint" / "best.safetensors")
-    _restore(tensors, student, query)
+    _restore(load_file(out / "checkpoint" / "best.safetensors"), {"best": module})
 
 
-def _tensors(student: nn.Module, query: Tensor) -> dict[str, Tensor]:
-    return {"query": query, **{f"student.{name}": value for name, value in student.state_dict().items()}}
+def _tensors(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    states = ((name, module.state_dict()) for name, module in modules.items())
+    return {f"{name}/{key}": value for name, state in states for key, value in state.items()}
 
 
-def _restore(tensors: dict[str, Tensor], student: nn.Module, query: Tensor) -> None:
-    prefix = "student."
-    student.load_state_dict({name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)})
-    query.data.copy_(tensors["query"])
+def _restore(tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> None:
+    for name, module in modules.items():
+        prefix = f"{name}/"
+        module.load_state_dict({key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)})

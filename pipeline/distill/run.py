@@ -1,8 +1,8 @@
 """The run directory: what a training leaves behind, and what makes it whole.
 
-config.json (settings), checkpoint/ (for resuming), TensorBoard events; when complete also model.safetensors (the
-deployable student alone), query.safetensors (the training-only query, for pictures of where the student looks) and,
-last, metrics.json.
+config.json (settings), checkpoint/ (for resuming), history.json (a record an epoch), TensorBoard events; when complete
+also model.safetensors (the deployable student alone), distillation.safetensors (the training-only parameters, for
+pictures of where the student looks), test.safetensors (its logits on the test split) and, last, metrics.json.
 """
 
 import json
@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cache_schema import Cache
+from pipeline.distill.config import TrainConfig
+from pipeline.distill.distillation import Distillation
 from pipeline.errors import TkdError
-from students import Student, build_student
+from students import STUDENTS, Student
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,28 @@ class Run:
     path: Path
     config: dict[str, Any]
     metrics: dict[str, Any]
+    history: list[dict[str, Any]]  # one record an epoch
     student: Student  # in eval mode
-    query: Tensor  # (n_channels,)
+    training_only: dict[str, Tensor]  # "query", (n_channels,), where there is one
+
+    def on(self, cache: Cache) -> Distillation:
+        """Returns the student as it can be scored on a cache, in eval mode.
+
+        Raises:
+            TkdError: it was trained for other labels or on other features.
+        """
+        for what in ("labels", "features"):
+            trained, given = self.config[what], cache.labels if what == "labels" else cache.metadata["features"]
+            if trained != given:
+                raise TkdError(
+                    f"{self.path}: trained with {what} {trained}; {cache.path} has {given}. Give a cache like its own."
+                )
+        settings = {key: value for key, value in self.config.items() if key in TrainConfig.__dataclass_fields__}
+        config = TrainConfig(**settings | {"frame_weights": "rollout", "augment": ()})  # what scoring asks for
+        distillation = Distillation(self.student, config, cache)
+        if config.attention == "query":
+            distillation.query.data.copy_(self.training_only["query"])
+        return distillation.eval()
 
 
 def begin_run(path: Path, settings: dict[str, Any], resume: bool, force: bool) -> None:
@@ -74,7 +96,7 @@ def is_complete(path: Path) -> bool:
     return (path / "metrics.json").is_file()
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file that is there whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -89,37 +111,34 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     os.replace(partial, path)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, student: type[Student] | None = None) -> Run:
     """Returns a complete run.
 
+    Args:
+        path: The run directory.
+        student: The class of its student, where that is not one of `STUDENTS`.
+
     Raises:
-        TkdError: no such run, an unfinished one, or damaged files.
+        TkdError: no such run, an unfinished one, damaged files, or a student of one's own that is not given.
     """
     if not (path / "config.json").is_file():
         raise TkdError(f"{path}: no run here (config.json is missing). Make one with tkd train --out {path}.")
     if not is_complete(path):
         raise TkdError(f"{path}: the run is not complete. Finish it: the same tkd train with --resume.")
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-        student = build_student(config["student"], len(config["labels"]), config["features"]["n_mels"])
-        student.load_state_dict(load_file(path / "model.safetensors"))
-        query = load_file(path / "query.safetensors")["query"]
+        config, metrics, history = (
+            json.loads((path / name).read_text(encoding="utf-8"))
+            for name in ("config.json", "metrics.json", "history.json")
+        )
+        if student is None and config["student"] not in STUDENTS:
+            raise TkdError(
+                f"{path}: its student {config['student']} is a class of its own. Give it: read_run(path, student=...)."
+            )
+        student = student or STUDENTS[config["student"]]
+        built = student(len(config["labels"]), config["features"]["n_mels"])
+        built.load_state_dict(load_file(path / "model.safetensors"))
+        training_only = load_file(path / "distillation.safetensors")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TkdError(f"{path}: damaged run ({reason}). Train it again with --force.") from error
-    return Run(path, config, metrics, student.eval(), query)
-
-
-def require_fitting(run: Run, cache: Cache) -> None:
-    """Checks that a run's student can be scored on a cache.
-
-    Raises:
-        TkdError: it was trained for other labels or on other features.
-    """
-    for what in ("labels", "features"):
-        trained, given = run.config[what], cache.labels if what == "labels" else cache.metadata["features"]
-        if trained != given:
-            raise TkdError(
-                f"{run.path}: trained with {what} {trained}; {cache.path} has {given}. Give a cache like its own."
-            )
+    return Run(path, config, metrics, history, built.eval(), training_only)

@@ -1,6 +1,8 @@
 """Training one student against a cache: the loop, top to bottom."""
 
+import contextlib
 import dataclasses
+import json
 import math
 import sys
 import time
@@ -9,25 +11,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema import Cache
+from pipeline.distill.augment import augment, axes_of, check_augmentations
 from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
 from pipeline.distill.config import TrainConfig
-from pipeline.distill.data import Clips, Split, load_splits
-from pipeline.distill.losses import combined_loss, student_attention, temporal_kd_loss
+from pipeline.distill.data import Split, load_splits
+from pipeline.distill.distillation import Distillation
+from pipeline.distill.optimisation import build_optimizer, learning_rate, moving_average
+from pipeline.distill.picture import attention_picture
 from pipeline.distill.run import begin_run, is_complete, read_run, write_json, write_tensors
 from pipeline.distill.score import score, score_teacher
 from pipeline.errors import TkdError
-from pipeline.frames import FrameGrid, align, student_grid, teacher_grid
 from pipeline.lock import only_one
+from pipeline.processes import in_first_process
 from pipeline.progress import Progress, say
-from pipeline.tasks import task_loss
-from students import StudentOutput, build_student, count_parameters
+from pipeline.tasks import balanced_class_weights
+from students import STUDENTS, Student, count_parameters
 
 
 def train(
@@ -37,10 +43,13 @@ def train(
     resume: bool = False,
     force: bool = False,
     memory: int | None = None,
+    student: type[Student] | None = None,
 ) -> dict[str, Any]:
     """Trains a student, writes the run directory `out` and returns its metrics; a complete run resumed is returned.
 
     The best epoch by the task's metric on the validation split is kept; the test split is scored once, at the end.
+    Under torchrun or `accelerate launch` every process calls this and takes its share of each batch; the first alone
+    writes.
 
     Args:
         cache: A finished cache.
@@ -49,102 +58,156 @@ def train(
         resume: Go on with an interrupted run.
         force: Start over.
         memory: Bytes the cache may take in memory, see `load_splits`; no setting, because it changes no result.
+        student: A class of one's own; its name takes the place of `config.student`.
 
     Raises:
         TkdError: `out` is taken, the cache cannot be trained on, too little memory, or the loss is not finite.
         CacheError: the cache is damaged.
     """
-    splits = load_splits(cache, config.first_frame == "drop", memory, views=config.views)
-    require_frames(cache, splits, config.student)
-    with only_one(out):
-        begin_run(out, {**dataclasses.asdict(config), **describe(cache)}, resume, force)
-        return read_run(out).metrics if is_complete(out) else _train(cache, splits, config, out)
+    if student is not None:
+        config = dataclasses.replace(config, student=student.name)
+    student = student or STUDENTS[config.student]
+    splits = load_splits(
+        cache,
+        config.first_frame == "drop",
+        memory,
+        views=config.views,
+        frame_weights=config.frame_weights,
+        fraction=config.fraction,
+        seed=config.seed,
+    )
+    require_frames(cache, splits, student)
+    check_augmentations(config.augment)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    with contextlib.ExitStack() as held:
+
+        def take_over() -> None:
+            held.enter_context(only_one(out))
+            begin_run(out, {**dataclasses.asdict(config), **describe(cache)}, resume, force)
+
+        in_first_process(accelerator.state, take_over)
+        if is_complete(out):
+            return read_run(out, student).metrics
+        return _train(cache, splits, config, student, out, accelerator)
 
 
-def _train(cache: Cache, splits: dict[str, Split], config: TrainConfig, out: Path) -> dict[str, Any]:
+def _train(
+    cache: Cache,
+    splits: dict[str, Split],
+    config: TrainConfig,
+    student: type[Student],
+    out: Path,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
     set_seed(config.seed)
-    accelerator = Accelerator()
-    bare = build_student(config.student, len(cache.labels), cache.layout.n_features)
-    # From zeros, which draws no random number: with and without KD a student starts and is shuffled the same.
-    query = nn.Parameter(torch.zeros(bare.n_channels, device=accelerator.device))
-    bare.to(accelerator.device)
-    optimizer = torch.optim.AdamW([*bare.parameters(), query], config.learning_rate, weight_decay=config.weight_decay)
-    progression = load_checkpoint(out, bare, query, optimizer)
-    student, optimizer = accelerator.prepare(bare, optimizer)
-    source, target = teacher_grid(cache.metadata), student_grid(cache.metadata, bare)
+    device, first = accelerator.device, accelerator.is_main_process
+    built = student(len(cache.labels), cache.layout.n_features)
+    bare = Distillation(built, config, cache, _class_weights(cache, splits["train"], config)).to(device)
+    averaged = moving_average(bare, config.ema) if config.ema else None
+    scored = averaged.module if averaged else bare
+    optimizer = build_optimizer(bare, config)
+    modules = {"training": bare} | ({"average": averaged} if averaged else {})
+    progression = load_checkpoint(out, modules, optimizer)
+    distillation, optimizer = accelerator.prepare(bare, optimizer)
+    n_processes, axes = accelerator.num_processes, axes_of(cache.metadata) if config.augment else None
 
     n_steps = math.ceil(splits["train"].n_clips / config.batch_size)  # an epoch
     seeds = (config.seed * config.epochs + epoch for epoch in range(progression.epoch, config.epochs))
-    if not splits["train"].resident:
+    if first and not splits["train"].resident:
         say(f"{cache.path} is larger than the memory it may take (--memory): it is read again in each epoch.")
     started = time.monotonic() - progression.seconds
     with (
-        SummaryWriter(str(out)) as board,
-        Progress(f"training {out.name}", config.epochs * n_steps, "steps") as bar,
+        SummaryWriter(str(out)) if first else contextlib.nullcontext() as board,
+        Progress(f"training {out.name}", config.epochs * n_steps, "steps", show=first) as bar,
         closing(splits["train"].shuffled(config.batch_size, seeds)) as batches,
     ):
         bar.advance(progression.epoch * n_steps)
         for epoch in range(progression.epoch, config.epochs):
-            student.train()
-            sums = torch.zeros(2, device=accelerator.device)
-            for step, batch in enumerate(islice(batches, n_steps)):
-                batch = batch.to(accelerator.device)
-                # Not the Accelerator's mixed precision: that would also wrap the student that is scored.
-                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bfloat16):
-                    output = student(batch.features.float(), batch.lengths)
-                task, temporal = loss_terms(cache.task, output, query, batch, source, target, config.kd_weight)
-                # Without KD the query learns from detached frames: it only shows where the student could look.
-                loss = combined_loss(task, temporal, config.kd_weight) if config.kd_weight else task + temporal
-                if not torch.isfinite(loss):
+            if config.patience and epoch - progression.best_epoch >= config.patience:
+                break
+            distillation.train()
+            sums = torch.zeros(3, device=device)
+            for step, batch in enumerate(islice(batches, n_steps), epoch * n_steps):
+                if config.augment:
+                    batch = augment(batch, config.augment, axes, _generator(config.seed, step))
+                of = len(batch)
+                if of < n_processes:
+                    continue  # at an epoch's end: not a clip for each
+                batch = batch.share(accelerator.process_index, n_processes).to(device)
+                losses = distillation(batch, step / (config.epochs * n_steps), of / n_processes)
+                if not torch.isfinite(losses.total):
                     raise TkdError(
-                        f"{out}: the loss is {loss.item()} in epoch {epoch + 1}, step {step + 1}, on clips "
-                        f"{', '.join(batch.clip_id)}. Look at their features, or lower --learning-rate."
+                        f"{out}: the loss is {losses.total.item()} in epoch {epoch + 1}, step {step % n_steps + 1}, on "
+                        f"clips {', '.join(batch.clip_id)}. Look at their features, or lower --learning-rate."
                     )
                 optimizer.zero_grad()
-                accelerator.backward(loss)
-                accelerator.clip_grad_norm_(student.parameters(), config.max_grad_norm)
+                accelerator.backward(losses.total)
+                accelerator.clip_grad_norm_(bare.student.parameters(), config.max_grad_norm)
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(config, epoch * n_steps + step, n_steps)
+                    group["lr"] = learning_rate(config, step, n_steps)
                 optimizer.step()
-                sums += torch.stack([task, temporal]).detach()
+                if averaged:
+                    averaged.update_parameters(bare)
+                sums += losses.terms
                 bar.advance()
 
-            scores = score(bare, query, splits["validation"], cache.metadata)
-            task, temporal = (sums / n_steps).tolist()
+            task, temporal, logit = (accelerator.reduce(sums, "mean") / n_steps).tolist()
+            scores = score(scored, splits["validation"])
+            record = {
+                "epoch": epoch + 1,
+                "task_loss": task,
+                "temporal_kd_loss": temporal,
+                "logit_kd_loss": logit,
+                "learning_rate": learning_rate(config, epoch * n_steps + n_steps - 1, n_steps),
+                "validation": scores.value,
+                "attention_in_event": scores.attention["in_event"],
+            }
+            progression = dataclasses.replace(
+                progression,
+                epoch=epoch + 1,
+                seconds=time.monotonic() - started,
+                history=[*progression.history, record],
+            )
+            better = scores.value > progression.best
+            if better:
+                progression = dataclasses.replace(progression, best=scores.value, best_epoch=epoch + 1)
+            if not first:
+                continue
             say(
                 f"epoch {epoch + 1} of {config.epochs}: task loss {task:.3f}, KL to the teacher {temporal:.3f}, "
                 f"validation {scores}"
             )
-            board.add_scalar("train/task_loss", task, epoch + 1)
-            board.add_scalar("train/temporal_kd_loss", temporal, epoch + 1)
-            board.add_scalar(f"validation/{scores.metric}", scores.value, epoch + 1)
-            if scores.attention_in_event is not None:
-                board.add_scalar("validation/attention_in_event", scores.attention_in_event, epoch + 1)
-            if scores.value > progression.best:
-                progression = dataclasses.replace(progression, best=scores.value, best_epoch=epoch + 1)
-                save_best(out, bare, query)
-            progression = dataclasses.replace(progression, epoch=epoch + 1, seconds=time.monotonic() - started)
-            save_checkpoint(out, bare, query, optimizer, progression)
+            for name, value in record.items():
+                if name != "epoch" and value is not None:
+                    board.add_scalar(name, value, epoch + 1)
+            board.add_image("attention", attention_picture(scored, splits["validation"]), epoch + 1)
+            if better:
+                save_best(out, scored)
+            write_json(out / "history.json", progression.history)
+            save_checkpoint(out, modules, optimizer, progression)
 
-    load_best(out, bare, query)
-    return _finish(cache, config, out, bare, query, splits["test"], progression)
+    accelerator.wait_for_everyone()
+    load_best(out, scored)
+    in_first_process(accelerator.state, lambda: _finish(cache, config, out, scored, splits["test"], progression))
+    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
 
-def require_frames(cache: Cache, splits: dict[str, Split], name: str) -> None:
+def require_frames(cache: Cache, splits: dict[str, Split], student: type[Student]) -> None:
     """Checks that a student can be trained on every clip.
 
     Raises:
         TkdError: the features do not suit it, or some clips have too few frames.
     """
+    name = student.name
     try:
-        student = build_student(name, len(cache.labels), cache.layout.n_features)
+        built = student(len(cache.labels), cache.layout.n_features)
     except ValueError as error:
         raise TkdError(f"{cache.path}: its features do not suit {name}: {error} Or use another --student.") from error
     for split in splits.values():
-        short = (split.lengths < student.min_frames).numpy()
+        short = (split.lengths < built.min_frames).numpy()
         if short.any():
             raise TkdError(
-                f"{cache.path}: {short.sum()} clips have fewer than the {student.min_frames} feature frames of {name}, "
+                f"{cache.path}: {short.sum()} clips have fewer than the {built.min_frames} feature frames of {name}, "
                 f"{split.clip_id[short][0]} the first. Use another --student, or prepare with --length."
             )
 
@@ -159,63 +222,52 @@ def describe(cache: Cache) -> dict[str, Any]:
     }
 
 
-def loss_terms(
-    task: str,
-    output: StudentOutput,
-    query: Tensor,
-    batch: Clips,
-    source: FrameGrid,
-    target: FrameGrid,
-    kd_weight: float,
-) -> tuple[Tensor, Tensor]:
-    """Returns the loss of the task (single_label or multi_label) and the temporal KD loss of a batch, float32 scalars.
-
-    At kd_weight 0 no gradient of the second reaches the student.
-    """
-    frames = output.frames.float() if kd_weight else output.frames.float().detach()
-    teacher = align(batch.weights, batch.weight_lengths, source, target, output.lengths, frames.shape[1])
-    temporal = temporal_kd_loss(student_attention(frames, query, output.lengths), teacher)
-    return task_loss(task, output.logits, batch.labels), temporal
+def _class_weights(cache: Cache, split: Split, config: TrainConfig) -> Tensor | None:
+    if config.class_weights == "none":
+        return None
+    return balanced_class_weights(cache.task, split.labels[split.kept], len(cache.labels))
 
 
-def learning_rate(config: TrainConfig, step: int, warmup: int) -> float:
-    """Returns the learning rate of a step: linear for `warmup` steps, an epoch, then a cosine to a hundredth."""
-    peak, n_steps = config.learning_rate, config.epochs * warmup
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    done = (step - warmup) / max(1, n_steps - warmup)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+def _generator(seed: int, step: int) -> torch.Generator:
+    """Returns the source of chance of a step's augmentations: no state to keep, so that a resumed run repeats it."""
+    drawn = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(drawn >> 1))
 
 
-def _finish(cache, config, out, student, query, test: Split, progression: Progression) -> dict[str, Any]:
+def _finish(
+    cache: Cache, config: TrainConfig, out: Path, scored: Distillation, test: Split, progression: Progression
+) -> None:
     """Scores the best epoch on the test split and writes what makes the run complete; metrics.json last."""
-    scores = score(student, query, test, cache.metadata)
-    teacher, uniform_share = score_teacher(test, cache.metadata)
+    scores = score(scored, test)
+    teacher, uniform_share = score_teacher(test)
     metrics = {
         "student": config.student,
         "dataset": cache.metadata["dataset"]["name"],
         "cache_id": cache.metadata["cache_id"],
         "kd_weight": config.kd_weight,
-        "logit_kd": 0.0,
+        "logit_kd": config.logit_kd,
+        "frame_weights": config.frame_weights,
         "seed": config.seed,
         "metric": scores.metric,
         "validation": progression.best,
         "test": scores.value,
-        "n_params": count_parameters(student),
-        "epochs": config.epochs,
+        "n_params": count_parameters(scored.student),
+        "epochs": progression.epoch,
         "best_epoch": progression.best_epoch,
         "seconds": round(progression.seconds, 1),
-        "attention_in_event": scores.attention_in_event,
+        "attention_in_event": scores.attention["in_event"],
+        "attention": scores.attention,
         "teacher": {
             "name": cache.metadata["teacher"]["name"],
             "n_params": cache.metadata["teacher"].get("n_parameters"),
             "test": teacher.value,
-            "attention_in_event": teacher.attention_in_event,
+            "attention_in_event": teacher.attention["in_event"],
+            "attention": teacher.attention,
             "imported": "transformers" in sys.modules,
         },
         "uniform_attention_in_event": uniform_share,
     }
-    write_tensors(out / "model.safetensors", student.state_dict())
-    write_tensors(out / "query.safetensors", {"query": query})
+    write_tensors(out / "model.safetensors", scored.student.state_dict())
+    write_tensors(out / "distillation.safetensors", scored.training_only())
+    write_tensors(out / "test.safetensors", {"logits": scores.logits, "attention_in_event": scores.in_event})
     write_json(out / "metrics.json", metrics)
-    return metrics

@@ -4,12 +4,10 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast
 from safetensors import SafetensorError
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
@@ -29,31 +27,6 @@ def require_precision(config: TeacherConfig) -> None:
         raise TkdError("float16: trains on a GPU, and none is here. Give --bfloat16, or neither.")
     if config.bfloat16 and torch.cuda.is_available() and not is_torch_bf16_gpu_available():
         raise TkdError("bfloat16: this GPU does not have it. Give --float16, or neither.")
-
-
-def in_first_process(processes: PartialState, action: Callable[[], None]) -> None:
-    """Runs `action` in the first of torchrun's processes while the others wait; where it fails, all end."""
-    failure = None
-    if processes.is_main_process:
-        try:
-            action()
-        except Exception as error:
-            failure = error
-    failed = broadcast(torch.tensor(int(failure is not None), device=processes.device))
-    if failure is not None:
-        raise failure
-    if failed.item():
-        raise TkdError("the first process stopped; its message says why.")
-
-
-@contextlib.contextmanager
-def last_of_torchrun() -> Iterator[None]:
-    """Leaves the process group afterwards: a process that ends with its threads running may be aborted."""
-    try:
-        yield
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def one_gpu(arguments: TrainingArguments) -> TrainingArguments:

@@ -15,12 +15,13 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 from pipeline.data.manifest import SAMPLE_RATE, Clip, Manifest
 from pipeline.errors import TkdError
 from pipeline.lock import only_one
+from pipeline.processes import in_first_process
 from pipeline.tasks import METRICS, task_score
 from pipeline.teacher.base import default_base, is_fresh, load_base
 from pipeline.teacher.callbacks import ClassifierFirst, Curriculum, EarlyStopping, Report
 from pipeline.teacher.clips import LikeLengths, TrainingClips, WholeClips, collate
 from pipeline.teacher.config import TeacherConfig
-from pipeline.teacher.machine import in_first_process, named_failures, one_gpu, require_precision
+from pipeline.teacher.machine import named_failures, one_gpu, require_precision
 from pipeline.teacher.model import Teacher, TeacherInfo, all_finite, require_lengths, save_teacher
 from pipeline.teacher.resume import claim, drop_broken_checkpoints, epochs_if_over, settings_of
 

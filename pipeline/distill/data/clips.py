@@ -15,8 +15,8 @@ class Clips:
     clip_id: np.ndarray
     features: Tensor  # (n, n_mels, T_feature) float16
     lengths: Tensor  # (n,) int64, valid feature frames
-    labels: Tensor  # (n,) int64, or where clips have several (n, n_classes) uint8 of 0 and 1
-    weights: Tensor  # (n, T_teacher) float32: the rollout
+    labels: Tensor  # (n,) int64, or where clips have several (n, n_classes) uint8 of 0 and 1; mixed ones: float32
+    weights: Tensor  # (n, T_teacher) float32, 0 beyond weight_lengths; (n, n_maps, T_teacher) for a learned mixture
     weight_lengths: Tensor  # (n,) int64, valid teacher frames
     event_start: Tensor  # (n,) int64 samples, -1 unknown
     event_stop: Tensor  # (n,) int64
@@ -33,6 +33,11 @@ class Clips:
     def to(self, device: torch.device) -> "Clips":
         """Returns the clips with their tensors on `device`."""
         return Clips(self.clip_id, *(tensor.to(device) for tensor in self._tensors()))
+
+    def share(self, index: int, n: int) -> "Clips":
+        """Returns the part of the batch that process `index` of `n` takes."""
+        start, stop = len(self) * index // n, len(self) * (index + 1) // n
+        return self if n == 1 else self.take(torch.arange(start, stop))
 
     @staticmethod
     def concatenate(parts: Sequence["Clips"]) -> "Clips":

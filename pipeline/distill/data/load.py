@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from cache_schema import SPLITS, Cache
 from pipeline.distill.data.memory import default_memory
 from pipeline.distill.data.order import POOL
-from pipeline.distill.data.splits import Split, clip_bytes
+from pipeline.distill.data.splits import Split
+from pipeline.distill.frame_weights import FrameWeights
 from pipeline.errors import TkdError
 
 _COPIES = 3  # of a partition, while it is read: compressed, decoded, verified
@@ -20,6 +21,9 @@ def load_splits(
     names: Sequence[str] = SPLITS,
     pool: int = POOL,
     views: bool = True,
+    frame_weights: str = "rollout",
+    fraction: float = 1.0,
+    seed: int = 0,
 ) -> dict[str, Split]:
     """Returns splits of a cache, ready to be read; in the order of `names` each stays in memory if it fits.
 
@@ -30,17 +34,27 @@ def load_splits(
         names: The splits wanted.
         pool: Partitions shuffled together; another number gives another order.
         views: False takes of every clip the clip itself, in each epoch.
+        frame_weights: What the training clips are taught with, see `FrameWeights`. The other splits have the rollout.
+        fraction: Share of the training clips that is used.
+        seed: Draws that share.
 
     Raises:
-        TkdError: the cache has no features, or a split without clips or without labels; or too little memory even to
-            read it piece by piece.
+        TkdError: the cache has no features, not the frame weights, or a split without clips or without labels; or too
+            little memory even to read it piece by piece.
         CacheError: the small columns are missing or damaged.
     """
     if not cache.layout.with_features:
         raise TkdError(
             f"{cache.path}: holds no features. Make them from your copy of the recordings with tkd cache attach."
         )
-    splits = {name: Split(cache, name, drop_first, pool, views) for name in names}
+    taught = FrameWeights.parse(frame_weights)
+    taught.require(cache)
+    splits = {
+        name: Split(cache, name, drop_first, pool, views, taught, fraction, seed)
+        if name == "train"
+        else Split(cache, name, drop_first, pool, views, FrameWeights("rollout"))
+        for name in names
+    }
     memory = default_memory() if memory is None else memory
 
     resident: list[str] = []
@@ -66,6 +80,7 @@ def _needed(splits: dict[str, Split], resident: Sequence[str]) -> int:
     streams = {name: split.stream_bytes(split.pool if name == "train" else 1) for name, split in splits.items()}
     streams = {name: 0 if name in resident else size for name, size in streams.items()}
     training = streams.pop("train", 0)  # is read ahead while another split is scored
-    reading = _READERS * _COPIES * min(layout.partition_size, layout.n_clips) * clip_bytes(layout)
+    largest = max(split.read_bytes for split in splits.values())
+    reading = _READERS * _COPIES * min(layout.partition_size, layout.n_clips) * largest
     row_bytes = _ROW_BYTES + (layout.n_classes if layout.task == "multi_label" else 0)
     return rows * row_bytes + reading + kept + training + max(streams.values(), default=0)

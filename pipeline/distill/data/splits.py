@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache_schema import Cache, Layout
+from cache_schema import Cache
 from pipeline.distill.data.ahead import read_ahead
 from pipeline.distill.data.clips import Clips
 from pipeline.distill.data.order import (
@@ -23,6 +23,7 @@ from pipeline.distill.data.order import (
     pieces_of,
     shuffled,
 )
+from pipeline.distill.frame_weights import FrameWeights
 from pipeline.errors import TkdError
 from pipeline.frames import without_readout
 
@@ -32,7 +33,7 @@ _BUFFERS = 2  # one in use, one being filled
 class Split:
     """One split of a cache, as batches; every partition is verified each time it is read. Its rows count as clips.
 
-    Made by `load_splits`. The small columns are in memory from the start. Features, rollout and logits stay in memory
+    Made by `load_splits`. The small columns are in memory from the start. Features, weights and logits stay in memory
     once they have been read if the split is `resident`; otherwise two buffers take turns. What comes, and in which
     order, is the same.
 
@@ -42,18 +43,31 @@ class Split:
         labels: (n,) int64, or where clips have several (n, n_classes) uint8 of 0 and 1.
         event_start: (n,) int64 samples, -1 unknown.
         resident: see above.
+        kept: (n,) bool, which rows an epoch of `shuffled` may take: all, or those of a fraction of the clips.
         n_clips: that an epoch of `shuffled` has: of a clip with views it takes one, at random.
     """
 
-    def __init__(self, cache: Cache, name: str, drop_first: bool, pool: int, views: bool) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        name: str,
+        drop_first: bool,
+        pool: int,
+        views: bool,
+        frame_weights: FrameWeights,
+        fraction: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         rows = cache.split_rows(name)
         if len(rows) == 0:
             raise TkdError(f"{cache.path}: no {name} clips. Training needs train, validation and test.")
         if int(rows[-1]) - int(rows[0]) + 1 != len(rows):
             raise TkdError(f"{cache.path}: not in split order; tkd cache validate lists every fault.")
         self.cache, self.name, self.pool, self.resident = cache, name, pool, True
+        self._frame_weights = frame_weights
         self._pieces = pieces_of(cache.layout, range(int(rows[0]), int(rows[-1]) + 1))
-        self._readout = cache.metadata["teacher"].get("readout", "") if drop_first else ""
+        of_rollout = frame_weights.array(cache) == "rollout"
+        self._readout = cache.metadata["teacher"].get("readout", "") if drop_first and of_rollout else ""
         self.clip_id = self._column("clip_id")
         self.lengths, self._weight_lengths, self.event_start, self._event_stop = (
             torch.from_numpy(self._column(column)).long()
@@ -69,6 +83,7 @@ class Split:
         self._clip_of = clips_of(self.clip_id, view)
         self._clean = None if views or self._clip_of is None else torch.from_numpy(view == 0)
         self.n_clips = len(self) if self._clip_of is None else int(self._clip_of.max()) + 1
+        self.kept = torch.ones(len(self), dtype=torch.bool) if fraction == 1 else self._part(fraction, seed)
         self._whole: dict[str, np.ndarray] | None = None
         self._present: set[Piece] = set()  # of the whole
 
@@ -110,12 +125,31 @@ class Split:
 
     @property
     def n_bytes(self) -> int:
-        """The memory of all its features, rollouts and logits."""
-        return len(self) * clip_bytes(self.cache.layout)
+        """The memory of all its features, weights and logits."""
+        return len(self) * self.clip_bytes
 
     def stream_bytes(self, pool: int) -> int:
         """Returns the memory of the buffers it is read with where it is not resident, `pool` partitions in each."""
-        return self._n_buffers(pool) * largest_pool(self._pieces, pool) * clip_bytes(self.cache.layout)
+        return self._n_buffers(pool) * largest_pool(self._pieces, pool) * self.clip_bytes
+
+    @property
+    def clip_bytes(self) -> int:
+        """The memory of a clip's features, weights and logits."""
+        return sum(2 * math.prod(shape) for shape in self._shapes().values())
+
+    @property
+    def read_bytes(self) -> int:
+        """The memory of a clip while it is read: where maps are chosen from, all of them are decoded."""
+        layout, array = self.cache.layout, self._frame_weights.array(self.cache)
+        return (
+            self.clip_bytes
+            + 4
+            * {
+                "rollout": 0,
+                "layer_weights": layout.n_layers * layout.n_frames,
+                "head_weights": layout.n_layers * layout.n_heads * layout.n_frames,
+            }[array]
+        )
 
     def _batches(self, pools: Iterable[Pool], size: int, batch_size: int) -> Iterator[Clips]:
         """Yields batches; the rest of a pool begins a batch that the next pool fills, but an epoch ends with its own.
@@ -142,7 +176,17 @@ class Split:
                     yield batch
 
     def _taken(self, seed: int) -> Tensor | None:
-        return one_view(self._clip_of, seed) if self._clean is None else self._clean
+        taken = one_view(self._clip_of, seed) if self._clean is None else self._clean
+        if self.kept.all():
+            return taken
+        return self.kept if taken is None else taken & self.kept
+
+    def _part(self, fraction: float, seed: int) -> Tensor:
+        """Returns which rows belong to a part of the clips, (n,) bool; a smaller part lies within a larger one."""
+        drawn = torch.randperm(self.n_clips, generator=torch.Generator().manual_seed(seed))
+        self.n_clips = max(1, round(fraction * self.n_clips))
+        chosen = drawn < self.n_clips
+        return chosen if self._clip_of is None else chosen[self._clip_of]
 
     def _n_buffers(self, pool: int) -> int:
         return min(_BUFFERS, n_pools(self._pieces, pool))
@@ -156,7 +200,16 @@ class Split:
 
     def _buffer(self, n: int) -> dict[str, np.ndarray]:
         # numpy's: a tensor made while a student is scored, in inference mode, could not be filled by the thread
-        return {name: np.empty((n, *shape), np.float16) for name, shape in _shapes(self.cache.layout).items()}
+        return {name: np.empty((n, *shape), np.float16) for name, shape in self._shapes().items()}
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """The large arrays, all float16, and what they hold of a clip."""
+        layout = self.cache.layout
+        return {
+            "features": (layout.n_features, layout.n_feature_frames),
+            "weights": (self._frame_weights.n_maps(self.cache), layout.n_frames),
+            "logits": (layout.n_classes,),
+        }
 
     def _fill(self, pool: Pool, buffer: dict[str, np.ndarray], stop: threading.Event) -> None:
         at = 0
@@ -172,7 +225,10 @@ class Split:
 
     def _read(self, piece: Piece, buffer: dict[str, np.ndarray], at: int) -> None:
         for name, values in buffer.items():
-            stored = self.cache.read(name, [piece.partition])
+            if name == "weights":
+                stored = self._frame_weights.read(self.cache, piece.partition)
+            else:
+                stored = self.cache.read(name, [piece.partition])
             values[at : at + piece.n] = stored[piece.start : piece.start + piece.n]
 
     def _column(self, name: str) -> np.ndarray:
@@ -182,29 +238,15 @@ class Split:
 
     def _clips(self, buffer: dict[str, np.ndarray], positions: Tensor, rows: Tensor) -> Clips:
         # index_select copies whole rows: 3.6 times as fast as tensor[positions]
-        features, rollout, logits = (torch.from_numpy(values).index_select(0, positions) for values in buffer.values())
+        features, weights, logits = (torch.from_numpy(values).index_select(0, positions) for values in buffer.values())
         return Clips(
             self.clip_id[rows.numpy()],
             features,
             self.lengths[rows],
             self.labels[rows],
-            without_readout(rollout.float(), self._readout),
+            without_readout((weights if weights.shape[1] > 1 else weights[:, 0]).float(), self._readout),
             self._weight_lengths[rows],
             self.event_start[rows],
             self._event_stop[rows],
             logits.float(),
         )
-
-
-def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
-    """The large arrays, all float16, and what they hold of a clip."""
-    return {
-        "features": (layout.n_features, layout.n_feature_frames),
-        "rollout": (layout.n_frames,),
-        "logits": (layout.n_classes,),
-    }
-
-
-def clip_bytes(layout: Layout) -> int:
-    """Returns the memory of a clip's features, rollout and logits."""
-    return sum(2 * math.prod(shape) for shape in _shapes(layout).values())
