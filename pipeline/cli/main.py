@@ -10,6 +10,7 @@ from pipeline.cli.data import data
 from pipeline.cli.evaluate import evaluate_command
 from pipeline.cli.report import report_command
 from pipeline.cli.students import students_command
+from pipeline.cli.sweep import sweep_command
 from pipeline.cli.teacher import teacher
 from pipeline.cli.train import train_command
 from pipeline.errors import TkdError
@@ -71,7 +72,16 @@ def tkd() -> None:
     """Temporal knowledge distillation: run a big audio teacher once, keep where it looked, train tiny students."""
 
 
-for command in (data, teacher, cache, students_command, train_command, evaluate_command, report_command):
+for command in (
+    data,
+    teacher,
+    cache,
+    students_command,
+    train_command,
+    sweep_command,
+    evaluate_command,
+    report_command,
+):
     tkd.add_command(command)
 
 if __name__ == "__main__":

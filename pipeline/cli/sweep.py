@@ -1,32 +1,16 @@
 """`tkd sweep`."""
 
 import json
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import click
 
-from pipeline.cli.options import Location, checked
+from pipeline.cli.options import Listed, Location, checked
 from pipeline.cli.train import train_command
 from pipeline.distill.config import TrainConfig
 from pipeline.errors import TkdError, nearest
 from pipeline.sweep.config import SweepConfig, Workers
-
-
-class _Listed(click.ParamType):
-    """Several values with commas between."""
-
-    def __init__(self, name: str, of: Callable[[str], object]) -> None:
-        self.name, self.of = name, of
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self.of(part.strip()) for part in value.split(",") if part.strip())
-        except ValueError:
-            self.fail(f"{value!r} is not {self.name}", param, ctx)
 
 
 class _Students(click.ParamType):
@@ -87,7 +71,7 @@ _SHARED = {field.name for field in fields(TrainConfig)} - {"student", "kd_weight
 )
 @click.option(
     "--kd-weights",
-    type=_Listed("number,...", float),
+    type=Listed("number,...", float),
     default=",".join(f"{weight:g}" for weight in SweepConfig.kd_weights),
     help="Weights of the teacher; 0: none.",
 )

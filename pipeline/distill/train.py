@@ -44,6 +44,7 @@ def train(
     force: bool = False,
     memory: int | None = None,
     student: type[Student] | None = None,
+    decoded: Path | None = None,
 ) -> dict[str, Any]:
     """Trains a student, writes the run directory `out` and returns its metrics; a complete run resumed is returned.
 
@@ -59,6 +60,7 @@ def train(
         force: Start over.
         memory: Bytes the cache may take in memory, see `load_splits`; no setting, because it changes no result.
         student: A class of one's own; its name takes the place of `config.student`.
+        decoded: Where `decoded_once` holds the cache for several trainings of this machine.
 
     Raises:
         TkdError: `out` is taken, the cache cannot be trained on, too little memory, or the loss is not finite.
@@ -75,6 +77,7 @@ def train(
         frame_weights=config.frame_weights,
         fraction=config.fraction,
         seed=config.seed,
+        decoded=decoded,
     )
     require_frames(cache, splits, student)
     check_augmentations(config.augment)

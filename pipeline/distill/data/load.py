@@ -1,6 +1,7 @@
 """The splits of a cache: resident where they fit the memory given, else read again in each pass."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cache_schema import SPLITS, Cache
 from pipeline.distill.data.memory import default_memory
@@ -24,6 +25,7 @@ def load_splits(
     frame_weights: str = "rollout",
     fraction: float = 1.0,
     seed: int = 0,
+    decoded: Path | None = None,
 ) -> dict[str, Split]:
     """Returns splits of a cache, ready to be read; in the order of `names` each stays in memory if it fits.
 
@@ -37,6 +39,7 @@ def load_splits(
         frame_weights: What the training clips are taught with, see `FrameWeights`. The other splits have the rollout.
         fraction: Share of the training clips that is used.
         seed: Draws that share.
+        decoded: The folder of `decoded_once`: they are mapped from there, which takes no memory of this process.
 
     Raises:
         TkdError: the cache has no features, not the frame weights, or a split without clips or without labels; or too
@@ -55,6 +58,10 @@ def load_splits(
         else Split(cache, name, drop_first, pool, views, FrameWeights("rollout"))
         for name in names
     }
+    if decoded is not None:
+        for split in splits.values():
+            split.map(decoded)
+        return splits
     memory = default_memory() if memory is None else memory
 
     resident: list[str] = []

@@ -1,9 +1,11 @@
 """A split of a cache: resident once it has been read, or read again in each pass."""
 
+import hashlib
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -122,6 +124,35 @@ class Split:
             self._read(piece, buffer, 0)
             clips.append(self._clips(buffer, torch.tensor([row - piece.first]), torch.tensor([row])))
         return Clips.concatenate(clips)
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """Yields its features, weights or logits as they stand in the cache, piece by piece, (n, ...) float16.
+
+        Raises:
+            CacheError: a partition is missing, damaged or altered.
+        """
+        for piece in self._pieces:
+            buffer = {name: np.empty((piece.n, *self._shapes()[name]), np.float16)}
+            self._read(piece, buffer, 0)
+            yield buffer[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns that of all its features, weights or logits."""
+        return len(self), *self._shapes()[name]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files of `decoded_once` that hold its features, weights and logits."""
+        weights = "rollout"
+        if self._frame_weights.array(self.cache) != weights:
+            weights = hashlib.sha256(repr(self._frame_weights).encode()).hexdigest()[:16]
+        return {name: f"{self.name}-{weights if name == 'weights' else name}.npy" for name in self._shapes()}
+
+    def map(self, folder: Path) -> None:
+        """Takes its features, weights and logits from those files; they are verified, and shared with who maps them."""
+        # "c", because torch warns of what cannot be written; what is not written stays shared.
+        self._whole = {name: np.load(folder / file, mmap_mode="c") for name, file in self.files.items()}
+        self._present, self.resident = set(self._pieces), True
 
     @property
     def n_bytes(self) -> int:
