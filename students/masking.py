@@ -37,8 +37,11 @@ class MaskedBatchNorm(nn.BatchNorm1d):
             mask: (batch, T), bool, True on valid frames; None when all are.
         """
         if mask is None:
-            return super().forward(x.flatten(2)).view_as(x)
+            return super().forward(x)
         normalised = torch.zeros_like(x)
         by_frame = normalised.movedim(-1, 1)  # a view, (batch, T, n_channels[, n_rows])
         by_frame[mask] = super().forward(x.movedim(-1, 1)[mask])
         return normalised
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Rows are taken too, as BatchNorm2d would: flattening them would copy what is in channels-last order."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from students.base import Student
+from students.convolution import channels_last
 from students.initialisation import keras_init
 from students.masking import MaskedBatchNorm, frame_at, valid_mask
 from students.recurrent import Gru
@@ -51,7 +52,7 @@ class AttRnn(Student):
     def encode(self, mfcc: Tensor, lengths: Tensor | None) -> Tensor:
         """The outputs of the second bidirectional GRU, (batch, T, 256), forward half first."""
         mask = None if lengths is None else valid_mask(lengths, mfcc.shape[2])
-        x = self.norm1(torch.relu(self.conv1(mfcc.unsqueeze(1))), mask)  # (batch, 10, n_mfcc, T)
+        x = self.norm1(torch.relu(self.conv1(channels_last(mfcc.unsqueeze(1)))), mask)  # (batch, 10, n_mfcc, T)
         x = self.norm2(torch.relu(self.conv2(x)), mask)  # (batch, 1, n_mfcc, T)
         return self.gru(x.squeeze(1).transpose(1, 2), lengths)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from students.base import Student
+from students.convolution import channels_last
 from students.initialisation import keras_init
 from students.masking import frame_at
 from students.recurrent import Gru
@@ -40,10 +41,10 @@ class Crnn(Student):
 
     def encode(self, mfcc: Tensor, lengths: Tensor | None) -> Tensor:
         """The GRU's outputs, (batch, T - 6, 256); no valid one sees padding, which comes after."""
-        x = torch.relu(self.conv1(mfcc.unsqueeze(1)))  # (batch, 16, 18, T - 2)
-        x = torch.relu(self.conv2(x))  # (batch, 16, 16, T - 6)
-        x = x.flatten(1, 2).transpose(1, 2)  # (batch, T - 6, 256)
-        return self.gru(x)
+        x = torch.relu(self.conv1(channels_last(mfcc.unsqueeze(1))))  # (batch, 16, 18, T - 2)
+        x = self.conv2(x)  # (batch, 16, 16, T - 6)
+        x = torch.relu(x.permute(3, 0, 1, 2).flatten(2))  # (T - 6, batch, 256)
+        return self.gru(x.transpose(0, 1))
 
     def read_out(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, None]:
         """Classifies the last valid output."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from students.base import Student
+from students.convolution import channels_last, conv_over_time
 from students.initialisation import keras_init
 from students.masking import MaskedBatchNorm, mean_over_time, valid_mask
 
@@ -37,16 +38,16 @@ class ResidualBlock(nn.Module):
             self.shortcut_norm = MaskedBatchNorm(n_channels)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Output (batch, n_channels, ceil(T / stride)), 0 where masked out.
+        """Output (batch, n_channels, 1, ceil(T / stride)), 0 where masked out.
 
         Args:
-            x: (batch, n_inputs, T), 0 beyond each clip's valid frames.
+            x: (batch, n_inputs, 1, T), 0 beyond each clip's valid frames.
             mask: (batch, ceil(T / stride)), bool, valid frames of the output; None when all are.
         """
-        y = torch.relu(self.norm1(self.conv1(x), mask))
-        y = self.norm2(self.conv2(y), mask)
+        y = torch.relu(self.norm1(conv_over_time(self.conv1, x), mask))
+        y = self.norm2(conv_over_time(self.conv2, y), mask)
         if self.stride > 1:
-            x = torch.relu(self.shortcut_norm(self.shortcut_conv(x), mask))
+            x = torch.relu(self.shortcut_norm(conv_over_time(self.shortcut_conv, x), mask))
         return torch.relu(x + y)
 
 
@@ -84,13 +85,13 @@ class TcResNet(Student):
 
     def encode(self, mfcc: Tensor, lengths: Tensor | None) -> Tensor:
         """The map before average pooling, (batch, ceil(T / stride), n_channels)."""
-        x = self.conv(mfcc)
-        mask = None if lengths is None else valid_mask(lengths, x.shape[2])
+        x = conv_over_time(self.conv, channels_last(mfcc.unsqueeze(2)))  # (batch, n_channels, 1, T)
+        mask = None if lengths is None else valid_mask(lengths, x.shape[3])
         x = torch.relu(self.norm(x, mask))
         for block in self.blocks:
             mask = None if mask is None else mask[:, :: block.stride]
             x = block(x, mask)
-        return x.transpose(1, 2)
+        return x.squeeze(2).transpose(1, 2)
 
     def read_out(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, None]:
         """Classifies the mean over the valid frames."""
