@@ -102,8 +102,9 @@ class Crop(Augmentation):
         weights = clips.weights.cpu().float()
         weights = weights.flatten(1, -2).mean(dim=1) if weights.ndim > 2 else weights
         passed = torch.nn.functional.pad(weights.cumsum(dim=1), (1, 0))  # (n, T_teacher + 1)
-        inside = passed.gather(1, _frames_before(end, axes.weights, weights.shape[1]))
-        inside -= passed.gather(1, _frames_before(begin, axes.weights, weights.shape[1]).expand(n, -1))
+        n_teacher, since = weights.shape[1], (begin / axes.weights.hop_length).ceil().long().expand(n, -1)
+        until = since + n_frames(axes.weights, heard)[:, None]  # what the teacher would have of the stretch
+        inside = passed.gather(1, until.clamp_max(n_teacher)) - passed.gather(1, since.clamp_max(n_teacher))
         possible = fits & holds & (inside >= self.least_weight * passed[:, -1:])
 
         count = possible.sum(dim=1)
@@ -131,11 +132,6 @@ class Crop(Augmentation):
 def _from(values: Tensor, first: Tensor, lengths: Tensor) -> Tensor:
     frames = torch.arange(values.shape[-1], device=values.device)
     return read_at(values, frames + first[:, None], lengths)
-
-
-def _frames_before(sample: Tensor, grid: FrameGrid, n: int) -> Tensor:
-    """Returns how many of `n` frames are centred before a sample."""
-    return ((sample - grid.offset) / grid.hop_length).ceil().long().clamp(0, n)
 
 
 @dataclass(frozen=True)
