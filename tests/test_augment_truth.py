@@ -1,4 +1,4 @@
-"""Augmented targets against the live teacher: on the recordings changed in the same way, it looks at the same places."""
+"""Augmented targets against the live teacher: recordings changed in the same way have it look at the same places."""
 
 import math
 

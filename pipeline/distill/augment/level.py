@@ -15,11 +15,6 @@ from pipeline.distill.data import Clips
 _DB = math.log(10) / 20  # a decibel, in natural logarithms of an amplitude
 
 
-def numpy_generator(generator: torch.Generator) -> np.random.Generator:
-    """Returns numpy's generator, which knows more distributions, seeded by torch's."""
-    return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
-
-
 def uniform(low: float, high: float, n: int, generator: torch.Generator) -> Tensor:
     """Returns (n,) float32 drawn uniformly."""
     return low + (high - low) * torch.rand(n, generator=generator)
@@ -83,21 +78,21 @@ class Noise(Augmentation):
     colour: tuple[float, float] = (0.0, 2.0)  # 0: white, 1: pink, 2: brown
 
     def draw(self, clips: Clips, axes: Axes, generator: torch.Generator) -> Draws:
-        n, n_mels, n_frames = clips.features.shape
-        colour = uniform(*self.colour, n, generator)
-        snr_db = uniform(*self.snr_db, n, generator)
+        colour = uniform(*self.colour, len(clips), generator)
+        snr_db = uniform(*self.snr_db, len(clips), generator)
         filters = axes.mel_filters()  # (n_mels, n_bins)
         frequency = torch.linspace(0, axes.sample_rate / 2, filters.shape[1]).clamp_min(axes.sample_rate / axes.n_fft)
         magnitude = frequency ** (-colour[:, None] / 2)  # (n, n_bins)
-        mean = magnitude @ filters.T  # (n, n_mels)
+        mean = (magnitude @ filters.T).clamp_min(1e-12)  # (n, n_mels)
         # A magnitude is Rayleigh's: its variance is 4 / pi - 1 of its squared mean. Neighbouring bins of the transform
         # are not independent: a Hann window hears 1.5 / its length in Hz at once.
         window = 2 * axes.features.offset + 1
         correlated = max(1.0, 1.5 * axes.n_fft / window)
         spread = (4 / math.pi - 1) * correlated * (magnitude**2 @ (filters**2).T) / mean**2
-        shape = (1 / spread).clamp_min(0.5).numpy()[:, :, None]
-        drawn = numpy_generator(generator).standard_gamma(shape, (n, n_mels, n_frames)) / shape
-        noise = mean.log()[:, :, None] + torch.from_numpy(drawn).float().clamp_min(1e-6).log()
+        # The sum of them is near a gamma variable, which is near the cube of a normal one (Wilson and Hilferty, 1931).
+        share = spread[:, :, None] / 9
+        root = 1 - share + share.sqrt() * torch.randn(clips.features.shape, generator=generator)
+        noise = mean.log()[:, :, None] + 3 * root.clamp_min(0.05).log()
         return {"colour": colour, "snr_db": snr_db, "noise": noise}
 
     def features(self, clips: Clips, drawn: Draws, axes: Axes) -> tuple[Tensor, Tensor]:
@@ -130,8 +125,9 @@ class Mixup(Augmentation):
     alpha: float = 0.2
 
     def draw(self, clips: Clips, axes: Axes, generator: torch.Generator) -> Draws:
-        n = len(clips)
-        share = torch.from_numpy(numpy_generator(generator).beta(self.alpha, self.alpha, n)).float()
+        n, seed = len(clips), torch.randint(2**63 - 1, (), generator=generator)
+        share = np.random.default_rng(int(seed)).beta(self.alpha, self.alpha, n)  # torch's takes no generator
+        share = torch.from_numpy(share).float()
         other = torch.randperm(n, generator=generator)
         alone = other == torch.arange(n)  # drawn as its own partner; or there is no other
         return {"other": other, "share": torch.maximum(share, 1 - share).masked_fill(alone, 1)}
