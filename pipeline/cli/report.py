@@ -7,15 +7,36 @@ import click
 
 @click.command("report")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for table.md and attention.png.  [default: RUNS]")
-def report_command(runs, out) -> None:
-    """Print the table of RUNS (run directories, or folders of them) and draw where everyone looks.
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for what is made.  [default: RUNS]")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="The prepared data set behind the runs' cache: to hear the clips, and for accuracy by SNR.",
+)
+def report_command(runs, out, data) -> None:
+    """Print the table of RUNS (run directories, or folders of them); write tables and a page of figures.
+
+    index.html needs no other file and no network. table.md and runs.csv have a row a run; results.md, .csv and .tex are
+    students x kd weights over seeds, with the difference to training without the teacher. The runs' cache is used where
+    it is at hand.
 
     \b
     Example:
-      tkd report runs
+      tkd report runs --data data/mini --out report
     """
-    from pipeline.report.page import report
+    from pipeline.report.folder import report
 
-    for line in report(list(runs), out or runs[0]):
+    for line in report(list(runs), out or runs[0], _recordings(data) if data else None):
         click.echo(line)
+
+
+def _recordings(data: Path):
+    from functools import partial
+
+    from pipeline.data.audio import render_clip
+    from pipeline.data.manifest import read_manifest
+    from pipeline.report.examples import Recordings
+
+    manifest = read_manifest(data)
+    rows = {clip.clip_id: clip for clip in manifest.clips}
+    return Recordings(rows, partial(render_clip, manifest.audio_root), manifest.info.sample_rate)

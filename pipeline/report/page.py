@@ -1,43 +1,128 @@
-"""A report: the table, and the figure where the cache is at hand."""
+"""index.html: everything on one page that asks for no other file."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from cache_schema import CacheError, open_cache
-from pipeline.distill.run import Run, read_run
-from pipeline.errors import TkdError
-from pipeline.report.table import find_runs, footnotes, table
+from pipeline.report.attention_sections import maps, measures, overlays
+from pipeline.report.errors import by_noise, confusions
+from pipeline.report.examples import Recordings
+from pipeline.report.look import SCRIPT, STYLE
+from pipeline.report.markup import Content, Markup, element, page, table
+from pipeline.report.provenance import train_command
+from pipeline.report.records import Record
+from pipeline.report.results import Results
+from pipeline.report.sections import Section, by_fraction, by_length, costs, learning_curves, score_tables, summary
+from pipeline.report.words import score, student_name
 
 
-def report(paths: list[Path], out: Path) -> list[str]:
-    """Writes `table.md` and `attention.png` into the folder `out` and returns the lines to show.
+def index_page(
+    records: list[Record], tables: list[Results], recordings: Recordings | None, remarks: Sequence[str]
+) -> Markup:
+    """Returns the page.
 
-    A table for each cache; the figure shows the runs of the first. It is left out, with the reason, where that cache
-    is not at hand.
-
-    Raises:
-        TkdError: no complete runs, or a damaged one.
+    Args:
+        records: All runs.
+        tables: What they come to.
+        recordings: The prepared data set, for sound and SNR; None where it is not given.
+        remarks: What was left out so far, and why.
     """
-    runs = [read_run(path) for path in find_runs(paths)]
-    by_cache: dict[str, list[Run]] = {}
-    for run in runs:
-        by_cache.setdefault(run.metrics["cache_id"], []).append(run)
-    text = "\n\n".join(f"{table(group)}\n\n{footnotes(group)}" for group in by_cache.values())
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(text + "\n", encoding="utf-8")
-    lines = [text, "", f"{out / 'table.md'}: the table"]
-    cache_id, same = next(iter(by_cache.items()))
-    try:
-        from pipeline.report.figure import attention_figure  # its library comes with an extra
+    sections = [
+        summary(tables),
+        score_tables(tables),
+        learning_curves(tables),
+        by_length(tables),
+        by_fraction(tables),
+        costs(tables),
+        measures(tables),
+        overlays(tables, recordings),
+        maps(tables),
+        confusions(tables),
+        by_noise(tables, recordings),
+        provenance(records),
+    ]
+    missing = left_out(records, tables, recordings, remarks)
+    sections.append(Section("missing", "Left out", [element("ul", [element("li", said) for said in missing])]))
+    shown = [it for it in sections if it.content and (it.name != "missing" or missing)]
+    datasets = ", ".join(dict.fromkeys(results.dataset for results in tables))
+    title = f"Temporal knowledge distillation: {datasets}"
+    runs, caches = _count(len(records), "run"), _count(len(_caches(records)), "cache")
+    students = _count(len({record.student for record in records}), "student")
+    head = element(
+        "header",
+        element("h1", title),
+        element("p", f"{runs} of {students} from {caches}.", class_="lead"),
+        element("nav", [element("a", it.title, href=f"#{it.name}") for it in shown], aria_label="sections"),
+    )
+    body = [element("section", element("h2", it.title), it.content, id=it.name) for it in shown]
+    foot = element("footer", "Made by tkd report. Every number is of the runs listed under Provenance.")
+    return page(title, [head, element("main", body), foot], STYLE, SCRIPT)
 
-        cache = open_cache(runs[0].config["cache"])
-        if cache.metadata["cache_id"] != cache_id:
-            raise TkdError(f"{cache.path}: another cache now (cache_id {cache.metadata['cache_id'][:12]}).")
-        attention_figure(cache, same, out / "attention.png")
-    except (TkdError, CacheError) as error:
-        return [*lines, f"No figure: {error}"]
-    except ModuleNotFoundError as error:
-        return [
-            *lines,
-            f"No figure: {error.name} is not installed. Install it with: pip install -e '.[report]' (in tkd's folder)",
-        ]
-    return [*lines, f"{out / 'attention.png'}: where the teacher and the students look"]
+
+def provenance(records: list[Record]) -> Section:
+    """Returns where every number is from, and the command that makes it again."""
+    rows: list[list[Content]] = []
+    for record in records:
+        metrics = record.metrics
+        rows.append(
+            [
+                element("code", str(record.path)),
+                f"{student_name(record.student)}, kd {record.kd_weight:g}, {record.frame_weights}, seed {record.seed}",
+                score(metrics["metric"], metrics["validation"]),
+                score(metrics["metric"], metrics["test"]),
+                element("code", metrics["cache_id"][:12]),
+                element("code", train_command(record.config, str(record.path))),
+            ]
+        )
+    head = ["run", "what", "validation", "test", "cache", "command"]
+    caches = [
+        element("li", element("code", cache_id), ", of ", _dataset(records, cache_id)) for cache_id in _caches(records)
+    ]
+    many = element("details", element("summary", f"All {len(records)} runs"), table(head, rows, class_="left"))
+    return Section(
+        "provenance",
+        "Provenance",
+        [
+            element("p", "Caches (cache_id: of content and origin, the same in any container):"),
+            element("ul", caches),
+            many,
+        ],
+    )
+
+
+def left_out(
+    records: list[Record], tables: list[Results], recordings: Recordings | None, remarks: Sequence[str]
+) -> list[str]:
+    """Returns what the page lacks and why, a line each."""
+    said = list(remarks)
+    for what, file, lacking in (
+        ("learning curves", "history.json", [it for it in records if not it.history]),
+        (
+            "confusions, intervals of a single seed, accuracy by SNR",
+            "test.safetensors",
+            [it for it in records if not (it.path / "test.safetensors").is_file()],
+        ),
+        (
+            "attention measures but the share in the event",
+            "attention in metrics.json",
+            [it for it in records if "attention" not in it.metrics],
+        ),
+    ):
+        if lacking:
+            said.append(f"No {what} of {len(lacking)} runs of an earlier version (no {file}): {lacking[0].path}, ...")
+    for evidence in {id(it.evidence): it.evidence for it in tables}.values():
+        said += evidence.remarks
+    if recordings is None:
+        said.append("No sound and no accuracy by SNR: give the prepared data set with --data.")
+    return list(dict.fromkeys(said))
+
+
+def _caches(records: list[Record]) -> list[str]:
+    return list(dict.fromkeys(record.metrics["cache_id"] for record in records))
+
+
+def _dataset(records: list[Record], cache_id: str) -> str:
+    run = next(record for record in records if record.metrics["cache_id"] == cache_id)
+    return f"{run.metrics['dataset']}, teacher {run.metrics['teacher']['name']}, trained from {run.config.get('cache')}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

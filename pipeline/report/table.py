@@ -1,25 +1,11 @@
 """The result table: the teacher, then each run, as Markdown."""
 
-from pathlib import Path
 from typing import Any
 
-from pipeline.distill.run import Run
-from pipeline.errors import TkdError
+from pipeline.report.records import Record
 
 
-def find_runs(paths: list[Path]) -> list[Path]:
-    """Returns the complete runs among `paths` and in the folders below them, sorted by name.
-
-    Raises:
-        TkdError: there are none.
-    """
-    found = {file.parent.resolve() for path in paths for file in path.rglob("metrics.json")}
-    if not found:
-        raise TkdError(f"{', '.join(map(str, paths))}: no complete runs (metrics.json). Make one with tkd train.")
-    return sorted(found)
-
-
-def table(runs: list[Run]) -> str:
+def table(runs: list[Record]) -> str:
     """Returns a Markdown table of runs of one cache: its teacher, then the runs by student, kd_weight and seed."""
     metric = runs[0].metrics["metric"]  # one cache, one task
     head = ("model", "kd_weight", "seed", f"test {metric}", "attention in event", "parameters", "training")
@@ -33,7 +19,7 @@ def table(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
-def footnotes(runs: list[Run]) -> str:
+def footnotes(runs: list[Record]) -> str:
     """Returns what the columns of a cache's table mean, and how often the teacher ran while students were trained."""
     metrics = runs[0].metrics
     often = (

@@ -1,0 +1,68 @@
+"""Where the teacher looks, map by map: each layer and head of a cache against the events."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cache_schema import Cache
+from pipeline.frames import teacher_grid
+from pipeline.measures import measure
+
+_MOST_CLIPS = 1000  # a fair sample: rows of a split are in the order of their digests
+_ROWS = 64  # decoded at once: of a large teacher's 384 maps, 20 MB
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Means over test clips whose event is known.
+
+    Attributes:
+        in_event: (n_layers, n_heads) share of a map's weight inside the event; one column where heads are not stored.
+        peak_in_event: Likewise, how often its largest weight lies there.
+        n_clips: That were looked at.
+    """
+
+    in_event: np.ndarray
+    peak_in_event: np.ndarray
+    n_clips: int
+
+
+def read_maps(cache: Cache, rows: np.ndarray, events: np.ndarray) -> Maps | None:
+    """Returns where a cache's stored maps point, on up to a thousand clips; None without stored maps or known events.
+
+    Args:
+        cache: The cache, which is read partition by partition.
+        rows: (n,) of the clips, ascending.
+        events: (n, 2) samples; -1 unknown.
+    """
+    array = {"heads": "head_weights", "layers": "layer_weights"}.get(cache.layout.keep)
+    known = events[:, 0] >= 0
+    rows, events = rows[known][:_MOST_CLIPS], events[known][:_MOST_CLIPS]
+    if array is None or not len(rows):
+        return None
+    size = cache.layout.partition_size
+    sums = 0.0
+    for partition in np.unique(rows // size):
+        here = rows // size == partition
+        codes = cache.read(array, [int(partition)], decode=False)[rows[here] % size]
+        n_frames = cache.read("n_frames", [int(partition)])[rows[here] % size]
+        for first in range(0, len(codes), _ROWS):
+            part = slice(first, first + _ROWS)
+            sums = sums + _points(cache, array, codes[part], n_frames[part], events[here][part])
+    means = sums / len(rows)  # (2, layer, head)
+    return Maps(means[0], means[1], len(rows))
+
+
+def _points(cache: Cache, array: str, codes: np.ndarray, n_frames: np.ndarray, events: np.ndarray) -> np.ndarray:
+    """Sums over clips of the share in the event and of the peaks in it, (2, layer, head)."""
+    weights = torch.from_numpy(cache.decode(array, codes))
+    weights = weights if weights.ndim == 4 else weights[:, :, None]  # (clip, layer, head, frame)
+    n_maps, shape = weights.shape[1] * weights.shape[2], weights.shape[1:3]
+    lengths, start, stop = (
+        torch.from_numpy(np.repeat(values.astype(np.int64), n_maps)) for values in (n_frames, *events.T)
+    )
+    rate = cache.metadata["teacher"]["sample_rate"]
+    found = measure(weights.flatten(0, 2), lengths, teacher_grid(cache.metadata), start, stop, rate)
+    sums = [found[name].double().reshape(-1, *shape).sum(dim=0) for name in ("in_event", "peak_in_event")]
+    return torch.stack(sums).numpy()

@@ -1,0 +1,244 @@
+"""The page's parts that are about attention: measures, maps, and figure 2 for clips that can be played."""
+
+import numpy as np
+
+from cache_schema import CacheError
+from pipeline.distill.data import Split, load_splits
+from pipeline.distill.distillation import Distillation
+from pipeline.distill.run import read_run
+from pipeline.errors import TkdError
+from pipeline.report.attention import read_maps
+from pipeline.report.charts import Axis, heat_map, line, path, short, svg, text
+from pipeline.report.examples import (
+    Looks,
+    Recordings,
+    example_rows,
+    sound,
+    spectrogram,
+    student_looks,
+    teacher_looks,
+)
+from pipeline.report.markup import Content, Markup, data_uri, element, figure, table
+from pipeline.report.results import Column, Results
+from pipeline.report.sections import Section, column_legend, pair, style_of
+from pipeline.report.words import student_name
+
+_MEASURES = {
+    "in_event": "in event",
+    "peak_in_event": "peak in event",
+    "peak_distance_seconds": "peak's distance, s",
+    "entropy": "entropy",
+    "kl_to_teacher": "KL to the teacher",
+}
+_N_CLIPS, _MOST_SOUND = 6, 1_600_000  # bytes, in all: base64 makes them a third more
+_WIDTH, _LEFT, _SPECTROGRAM, _PANEL = 340, 4, 74, 40
+
+
+def measures(tables: list[Results]) -> Section:
+    """Returns where everyone looks, in numbers: the teacher, and each student by what it was distilled from."""
+    parts: list[Content] = []
+    for results in tables:
+        names = [name for name in _MEASURES if any(cell.measure(name) is not None for cell in results.cells.values())]
+        if not names:
+            continue
+        teacher = results.teacher.get("attention") or {"in_event": results.teacher.get("attention_in_event")}
+        first: list[Content] = [f"teacher {results.teacher['name']}", "", *_row(teacher.get, names)]
+        rows = {
+            (student, column): [student_name(student), column.name, *_row(cell.measure, names)]
+            for student in results.students
+            for column in results.columns
+            if (cell := results.cells.get((student, column)))
+        }
+        short = [rows[student, column] for student in results.students for column in pair(results, student)]
+        run = next(iter(results.cells.values())).runs[0]
+        uniform = run.metrics["uniform_attention_in_event"]
+        equal = "" if uniform is None else f" Equal weights would put {uniform:.2f} in the event."
+        caption = [element("b", f"{results.title}."), f" Attention on the test split, mean over seeds.{equal}"]
+        head = ["", "kd", *(_MEASURES[name] for name in names)]
+        parts.append(table(head, [first, *short], caption))
+        if len(short) < len(rows):
+            every = table(head, [first, *rows.values()])
+            parts.append(element("details", element("summary", f"All {len(rows)} rows, with the controls"), every))
+    if parts:
+        parts.append(
+            element(
+                "p",
+                "In event: share of the weight on frames centred in the event. Peak in event: how often the largest "
+                "weight is (the pointing game, arXiv 1608.00507); distance: of it from the event, 0 inside. Entropy: "
+                "over that of equal weights, 1 is everywhere alike. KL: of the rollout to the student, nats. The "
+                "teacher's is the rollout without its readout's own place. Without KD a student's attention is read by "
+                "a query trained on its frozen frames: where it could look.",
+                class_="note",
+            )
+        )
+    return Section("attention", "Attention, measured", parts)
+
+
+def maps(tables: list[Results]) -> Section:
+    """Returns where the teacher looks, per layer and head, for each cache that stores it and is at hand."""
+    parts: list[Content] = []
+    for evidence in {id(it.evidence): it.evidence for it in tables}.values():
+        if evidence.cache is None:
+            continue
+        try:
+            found = read_maps(evidence.cache, evidence.rows, evidence.events)
+        except CacheError as error:
+            evidence.remarks.append(f"No map of the teacher's layers and heads: {error}")
+            continue
+        if found is None:
+            missing = "it keeps no weights by layer" if evidence.cache.layout.keep == "rollout" else "no event is known"
+            evidence.remarks.append(f"No map of the teacher's layers and heads: {evidence.cache.path}: {missing}.")
+            continue
+        layers = [f"layer {n}" for n in range(found.in_event.shape[0])]
+        heads = [str(n) for n in range(found.in_event.shape[1])]
+        charts = []
+        for title, values in (("Share in event", found.in_event), ("Peak in event", found.peak_in_event)):
+            cells = {
+                (row, column): (value, f"{value:.2f}", f"layer {row}, head {column}: {value:.3f}")
+                for (row, column), value in _items(values)
+            }
+            charts.append(heat_map(title, f"Per layer and head, {title.lower()}.", layers, heads, cells, "head"))
+        best = sorted(_items(found.in_event), key=lambda item: -item[1])[:3]
+        named = ", ".join(f"{row}.{column} ({value:.2f})" for (row, column), value in best)
+        name = evidence.cache.metadata["dataset"]["name"]
+        caption = (
+            f"{name}, cache {evidence.cache_id[:12]}: attention each frame receives, over {found.n_clips} test clips "
+            f"with a known event. Heads (layer.head) that point best: {named}; tkd train --frame-weights heads:... "
+            "distils from them."
+        )
+        parts.append(figure(charts, caption))
+    return Section("maps", "Where the teacher looks, by layer and head", parts)
+
+
+def overlays(tables: list[Results], recordings: Recordings | None) -> Section:
+    """Returns figure 2 of arXiv 2110.14131 for clips of the first cache at hand, with sound if given."""
+    results = next((it for it in tables if it.evidence.cache is not None), None)
+    if results is None:
+        return Section("clips", "Where everyone looks", [])
+    evidence = results.evidence
+    try:
+        split = load_splits(evidence.cache, names=("test",))["test"]
+    except (TkdError, CacheError) as error:
+        evidence.remarks.append(f"No clips are shown: {error}")
+        return Section("clips", "Where everyone looks", [])
+    students: dict[str, list[tuple[Column, Distillation]]] = {}
+    for student in results.students:
+        for column in pair(results, student):
+            try:
+                run = read_run(results.cells[student, column].runs[0].path)
+                students.setdefault(student, []).append((column, run.on(evidence.cache)))
+            except (TkdError, TypeError) as error:
+                evidence.remarks.append(f"Not drawn over the clips: {error}")
+    shown, heard = [], 0
+    for row in example_rows(split, _N_CLIPS):
+        player, size = _player(results, split, row, recordings, _MOST_SOUND - heard)
+        heard += size
+        shown.append(_clip(results, split, row, students, player))
+    first = {student: results.cells[student, pairs[0][0]].runs[0].seed for student, pairs in students.items()}
+    columns = list(dict.fromkeys(column for pairs in students.values() for column, _ in pairs))
+    caption = (
+        f"{results.title}: log-mel spectrogram, event (green) and frame weights of the first test clip of each of the "
+        f"last {len(shown)} labels. Dashed: the teacher's cached rollout, without its readout's own place. "
+        f"Students of seed {', '.join(map(str, sorted(set(first.values()))))}."
+        + ("" if heard else " Give --data, the prepared data set, to hear the clips.")
+    )
+    parts = [column_legend(results, columns), figure(shown, caption)] if shown else []
+    return Section("clips", "Where everyone looks", parts)
+
+
+def _clip(results: Results, split: Split, row: int, students: dict, player: Content) -> Markup:
+    """Returns a clip's spectrogram with a panel for each student below, and its player."""
+    cache, clip = results.evidence.cache, split.take([row])
+    features, rate = cache.metadata["features"], cache.metadata["features"]["sample_rate"]
+    seconds = ((int(clip.lengths) - 1) * features["hop_length"] + features["win_length"]) / rate
+    axis = Axis(0, seconds, _LEFT, _WIDTH - _LEFT)
+    teacher = teacher_looks(cache, clip)
+    panels = [(student, [(c, student_looks(cache, d, clip)) for c, d in given]) for student, given in students.items()]
+    bottom = _SPECTROGRAM + _PANEL * max(1, len(panels))
+    hop = features["hop_length"] / rate
+    start = features["frame_offset"] / rate - hop / 2
+    parts: list[Content] = [
+        element("title", f"Frame weights over the spectrogram of {clip.clip_id[0]}"),
+        element("desc", "Spectrogram on top; below it the frame weights of the teacher and of each student over time."),
+        element(
+            "image",
+            href=spectrogram(clip),
+            x=f"{axis.at(max(0, start)):.1f}",
+            y=0,
+            width=f"{axis.at(hop * int(clip.lengths)) - axis.at(0):.1f}",
+            height=_SPECTROGRAM - 4,
+            preserveAspectRatio="none",
+        ),
+    ]
+    early = int(clip.event_start) + int(clip.event_stop) < seconds * rate  # names stand where the event is not
+    if int(clip.event_start) >= 0:
+        left, right = (axis.at(int(place) / rate) for place in (clip.event_start, clip.event_stop))
+        area = {"x": f"{left:.1f}", "y": _SPECTROGRAM, "width": f"{right - left:.1f}", "height": bottom - _SPECTROGRAM}
+        parts.append(element("rect", **area, class_="event"))
+        parts += [line(x, 0, x, bottom, "edge") for x in (left, right)]
+    for n, (student, looks) in enumerate(panels or [("teacher", [])]):
+        floor = _SPECTROGRAM + _PANEL * (n + 1)
+        highest = max([float(teacher.density.max()), *(float(it.density.max()) for _, it in looks)])
+        parts.append(line(_LEFT, floor, _WIDTH - _LEFT, floor, "grid"))
+        place = (_WIDTH - _LEFT, "end") if early else (_LEFT, None)
+        parts.append(text(place[0], floor - _PANEL + 11, student_name(student), place[1], class_="here"))
+        parts.append(_weights(teacher, axis, floor, highest, "line control", "stroke:var(--ink);stroke-width:1"))
+        for column, one in looks:
+            colour = f"stroke:var(--{style_of(results, column)[0]});stroke-width:1.5"
+            parts.append(_weights(one, axis, floor, highest, "line", colour))
+    parts.append(
+        line(
+            0,
+            0,
+            0,
+            bottom,
+            "now",
+            data_from=f"{axis.start:g}",
+            data_width=f"{axis.stop - axis.start:g}",
+            data_seconds=seconds,
+        )
+    )
+    for value in axis.ticks():
+        parts.append(text(axis.at(value), bottom + 12, f"{short(value)} s" if value == 0 else short(value), "middle"))
+    said = ", ".join(f"“{cache.labels[label]}”" for label in _labels(split, row))
+    return element(
+        "div", element("h3", f"{said} ({clip.clip_id[0]})"), svg(_WIDTH, bottom + 16, parts), player, class_="clip"
+    )
+
+
+def _weights(looks: Looks, axis: Axis, floor: float, highest: float, class_: str, style: str) -> Markup:
+    places = [
+        (axis.at(x), floor - (_PANEL - 8) * y / highest) for x, y in zip(looks.seconds, looks.density, strict=True)
+    ]
+    return element("path", d=path(places), class_=class_, style=style)
+
+
+def _player(results: Results, split: Split, row: int, recordings: Recordings | None, room: int) -> tuple[Content, int]:
+    """Returns a clip's player, and the size of its sound; nothing, with a remark, where it cannot be had."""
+    if recordings is None:
+        return None, 0
+    evidence, clip_id = results.evidence, str(split.clip_id[row])
+    try:
+        content = sound(evidence.cache, int(evidence.rows[row]), clip_id, recordings)
+    except TkdError as error:
+        evidence.remarks.append(f"Not to be heard: {error}")
+        return None, 0
+    if len(content) > room:
+        evidence.remarks.append(f"Not to be heard: {clip_id}: the page would grow too large.")
+        return None, 0
+    source = data_uri("audio/flac", content)
+    return element("audio", controls=True, preload="metadata", src=source, aria_label=f"clip {clip_id}"), len(content)
+
+
+def _labels(split: Split, row: int) -> list[int]:
+    labels = split.labels[row]
+    return [int(labels)] if labels.ndim == 0 else labels.nonzero()[:, 0].tolist()
+
+
+def _row(measure, names: list[str]) -> list[Content]:
+    values = [measure(name) for name in names]
+    return ["" if value is None else f"{value:.2f}" for value in values]
+
+
+def _items(values: np.ndarray) -> list[tuple[tuple[int, int], float]]:
+    return [(place, float(value)) for place, value in np.ndenumerate(values)]

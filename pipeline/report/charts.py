@@ -1,0 +1,269 @@
+"""Charts as SVG, of the width of a phone; colours are the page's own."""
+
+import math
+from dataclasses import dataclass
+
+from pipeline.report.markup import Content, Markup, element
+
+WIDTH, HEIGHT = 340, 216
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 22, 34
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line, or marks.
+
+    Attributes:
+        label: Shown when pointed at.
+        points: x and y; y of NaN is left out.
+        colour: Of the page's style, as "v".
+        width: Of the line; 0: marks alone.
+        dashed: For controls.
+        marks: Radius of a dot at each point; 0: none.
+        hollow: The dots are rings.
+        bars: Half the length of an error bar at each point.
+        names: Written beside the points.
+    """
+
+    label: str
+    points: list[tuple[float, float]]
+    colour: str
+    width: float = 1.4
+    dashed: bool = False
+    marks: float = 0
+    hollow: bool = False
+    bars: tuple[float | None, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From values to places: linear, or logarithmic."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    logarithmic: bool = False
+
+    def at(self, value: float) -> float:
+        """Returns the place of a value."""
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return self.start + (value - low) / (high - low) * (self.stop - self.start)
+
+    def ticks(self) -> list[float]:
+        """Returns three to seven round values on the axis."""
+        if self.logarithmic:
+            first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+            found = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
+            return [value for value in found if self.low <= value <= self.high]
+        step = 10 ** math.floor(math.log10(self.high - self.low))
+        step *= next(m for m in (0.2, 0.5, 1, 2) if (self.high - self.low) / (m * step) <= 6)
+        first = math.ceil(self.low / step - 1e-9)
+        return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def axis(values: list[float], start: float, stop: float, logarithmic: bool = False, zero: bool = False) -> Axis:
+    """Returns an axis on which the values fit, with some room."""
+    low, high = min(values), max(values)
+    if logarithmic:
+        return Axis(low / 1.4, high * 1.4, start, stop, True)
+    low = min(low, 0) if zero else low
+    room = 0.06 * (high - low) or 0.5 * abs(high) or 1
+    return Axis(low if zero and low == 0 else low - room, high + room, start, stop)
+
+
+def chart(
+    title: str, description: str, series: list[Series], x_label: str, y_label: str, *, log_x=False, x_ticks=None
+) -> Markup:
+    """Returns lines or marks over two axes.
+
+    Args:
+        title: Above the chart.
+        description: For those who do not see it.
+        series: What is drawn, the first at the bottom.
+        x_label: Below.
+        y_label: On the left, as text at the top.
+        log_x: Whether x is logarithmic.
+        x_ticks: Values to name, instead of round ones.
+    """
+    drawn = [
+        (one, [(n, x, y) for n, (x, y) in enumerate(one.points) if not (math.isnan(x) or math.isnan(y))])
+        for one in series
+    ]
+    xs = [x for _, points in drawn for _, x, _ in points] + list(x_ticks or ())
+    ys = [y + d for one, points in drawn for n, _, y in points for d in _reach(one, n)]
+    if not ys:
+        return element("p", f"{title}: no values.", class_="note")
+    x_axis, y_axis = axis(xs, _LEFT, WIDTH - _RIGHT, log_x), axis(ys, HEIGHT - _BOTTOM, _TOP + 6)
+    parts: list[Content] = [
+        element("title", f"{title}: {y_label} against {x_label}"),
+        element("desc", description),
+        text(_LEFT, 11, title, class_="head"),
+        text(WIDTH - _RIGHT, 11, y_label, "end"),
+        text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 4, x_label, "middle"),
+    ]
+    for value in y_axis.ticks():
+        y = y_axis.at(value)
+        parts += [line(_LEFT, y, WIDTH - _RIGHT, y, "grid"), text(_LEFT - 5, y + 3.4, short(value), "end")]
+    for value in x_ticks or x_axis.ticks():
+        x = x_axis.at(value)
+        parts += [line(x, HEIGHT - _BOTTOM, x, HEIGHT - _BOTTOM + 4, "axis")]
+        parts.append(text(x, HEIGHT - _BOTTOM + 15, short(value), "middle"))
+    parts.append(line(_LEFT, HEIGHT - _BOTTOM, WIDTH - _RIGHT, HEIGHT - _BOTTOM, "axis"))
+    for one, points in drawn:
+        parts.append(_draw(one, [(n, x_axis.at(x), y_axis.at(y), y_axis) for n, x, y in points]))
+    parts += _names(
+        [(x_axis.at(x), y_axis.at(y), one.names[n]) for one, found in drawn if one.names for n, x, y in found]
+    )
+    return svg(WIDTH, HEIGHT, parts)
+
+
+def heat_map(
+    title: str, description: str, rows: list[str], columns: list[str], cells: dict[tuple[int, int], tuple], x_label: str
+) -> Markup:
+    """Returns a table of shaded cells.
+
+    Args:
+        title: Above.
+        description: For those who do not see it.
+        rows: Names, from the top.
+        columns: Names.
+        cells: (row, column) -> (shade 0 to 1, text in the cell, text when pointed at).
+        x_label: What the columns are.
+    """
+    left = min(110, 12 + 5.6 * max(map(len, rows)))
+    below = min(80, 12 + 5.2 * max(map(len, columns))) if max(map(len, columns)) > 3 else 14
+    size = min(34.0, (WIDTH - left - 4) / len(columns))
+    height = 20 + size * len(rows) + below + 16
+    font = f"font-size:{min(10.0, max(3.0, size * 0.72)):.1f}px"
+    parts: list[Content] = [element("title", title), element("desc", description), text(0, 11, title, class_="head")]
+    for n, name in enumerate(rows):
+        parts.append(text(left - 4, 20 + size * (n + 0.5) + 3, name, "end", style=font))
+    for n, name in enumerate(columns):
+        x, y = left + size * (n + 0.5), 20 + size * len(rows) + 11
+        if below > 14:
+            turned = f"rotate(-90 {x:.1f} {y:.1f}) translate(4 3)"
+            parts.append(text(x, y, name, "end", transform=turned, style=font))
+        else:
+            parts.append(text(x, y, name, "middle", style=font))
+    parts.append(text(left + size * len(columns) / 2, height - 3, x_label, "middle"))
+    frame = {"x": f"{left:.1f}", "y": 20, "width": f"{size * len(columns):.1f}", "height": f"{size * len(rows):.1f}"}
+    for (row, column), (shade, inside, pointed) in cells.items():
+        x, y = left + size * column, 20 + size * row
+        fill = f"rgba(var(--heat),{shade:.2f})"
+        square = element(
+            "rect", element("title", pointed), x=_n(x), y=_n(y), width=_n(size), height=_n(size), style=f"fill:{fill}"
+        )
+        parts.append(square)
+        if inside and size >= 14:
+            ink = "fill:#fff" if shade > 0.6 else "fill:var(--ink)"
+            style = f"{ink};font-size:{min(9.5, size * 0.36):.1f}px;pointer-events:none"
+            parts.append(text(x + size / 2, y + size / 2 + 3, inside, "middle", style=style))
+    parts.append(element("rect", **frame, class_="axis"))
+    return svg(WIDTH, height, parts)
+
+
+def legend(entries: list[tuple[str, str, bool]]) -> Markup:
+    """Returns names of colours: (name, colour, dashed)."""
+    return element(
+        "ul",
+        [
+            element(
+                "li",
+                svg(28, 8, line(1, 4, 27, 4, _line_class(dashed), style=_stroke(colour, 2.4))),
+                name,
+            )
+            for name, colour, dashed in entries
+        ],
+        class_="legend",
+    )
+
+
+def svg(width: float, height: float, parts: Content) -> Markup:
+    """Returns a drawing that is as wide as its place."""
+    return element("svg", parts, viewBox=f"0 0 {_n(width)} {_n(height)}", role="img")
+
+
+def text(x: float, y: float, words: str, anchor: str | None = None, **attributes) -> Markup:
+    """Returns words at a place."""
+    return element("text", words, x=_n(x), y=_n(y), text_anchor=anchor, **attributes)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, class_: str, **attributes) -> Markup:
+    """Returns a straight line."""
+    return element("line", x1=_n(x1), y1=_n(y1), x2=_n(x2), y2=_n(y2), class_=class_, **attributes)
+
+
+def path(points: list[tuple[float, float]]) -> str:
+    """Returns the `d` of a line through points."""
+    return "M" + "L".join(f"{_n(x)},{_n(y)}" for x, y in points)
+
+
+def short(value: float) -> str:
+    """Returns a tick's value: 0.25, 40k, 1.5M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{round(value, 10):g}"
+
+
+def _draw(one: Series, places: list[tuple]) -> Markup:
+    parts: list[Content] = [element("title", one.label)]
+    if one.width and len(places) > 1:
+        d = path([(x, y) for _, x, y, _ in places])
+        parts.append(element("path", d=d, class_=_line_class(one.dashed), style=_stroke(one.colour, one.width)))
+    for n, x, y, y_axis in places:
+        below, above = _reach(one, n)
+        if above:
+            unit = (y_axis.stop - y_axis.start) / (y_axis.high - y_axis.low)
+            parts.append(line(x, y + below * unit, x, y + above * unit, "line", style=_stroke(one.colour, 1)))
+        if one.marks or len(places) == 1:
+            fill = "var(--paper)" if one.hollow else f"var(--{one.colour})"
+            parts.append(
+                element("circle", cx=_n(x), cy=_n(y), r=one.marks or 2, style=f"{_stroke(one.colour, 1.4)};fill:{fill}")
+            )
+    return element("g", parts)
+
+
+def _names(places: list[tuple[float, float, str]]) -> list[Markup]:
+    """Returns names beside their points, each where it covers none of those before it, if there is such a place."""
+    taken = [(x - 4, x + 4, y + 4) for x, y, _ in places]  # left, right, baseline
+    parts = []
+    for x, y, name in places:
+        width = 5.6 * len(name)
+        offered = [
+            (left, baseline)
+            for down in (-5, 13, 4, -16, 24, -27, 35)
+            for left, baseline in ((x + 7, y + down), (x - 7 - width, y + down))
+            if left > _LEFT and left + width < WIDTH - 2 and baseline > _TOP
+        ]
+        free = [place for place in offered if not any(_overlap(place, width, other) for other in taken)]
+        left, baseline = (free or offered or [(x, y)])[0]
+        taken.append((left, left + width, baseline))
+        parts.append(text(left, baseline, name, class_="here"))
+    return parts
+
+
+def _overlap(place: tuple[float, float], width: float, other: tuple[float, float, float]) -> bool:
+    left, baseline = place
+    return left < other[1] and other[0] < left + width and abs(baseline - other[2]) < 10
+
+
+def _reach(one: Series, n: int) -> tuple[float, float]:
+    half = one.bars[n] if one.bars and one.bars[n] is not None else 0.0
+    return -half, half
+
+
+def _stroke(colour: str, width: float) -> str:
+    return f"stroke:var(--{colour});stroke-width:{width:g}"
+
+
+def _line_class(dashed: bool) -> str:
+    return "line control" if dashed else "line"
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".rstrip("0").rstrip(".")

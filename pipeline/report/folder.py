@@ -1,0 +1,82 @@
+"""A report: tables, their data, the page, and a figure where its library is at hand."""
+
+from pathlib import Path
+
+from cache_schema import CacheError
+from pipeline.errors import TkdError
+from pipeline.report.evidence import Evidence, find_evidence
+from pipeline.report.examples import Recordings
+from pipeline.report.page import index_page
+from pipeline.report.records import Record, read_records
+from pipeline.report.results import Results, results_of
+from pipeline.report.sections import pair
+from pipeline.report.table import footnotes, table
+from pipeline.report.tables import cells_csv, latex, markdown, runs_csv
+
+_MOST_LINES = 8  # in the figure; more cannot be told apart
+
+
+def report(paths: list[Path], out: Path, recordings: Recordings | None = None) -> list[str]:
+    """Writes a report into the folder `out` and returns the lines to show.
+
+    table.md: each run; results.md, .csv, .tex: students x kd weights over seeds, a table for each cache and choice of
+    settings; runs.csv: each run with its settings; index.html: the page; attention.png: the runs of the first cache.
+    What cannot be made is left out, with the reason.
+
+    Args:
+        paths: Runs, or folders of them.
+        out: Made where it is not there.
+        recordings: The prepared data set the first cache was made of.
+
+    Raises:
+        TkdError: no complete runs.
+    """
+    records, remarks = read_records(paths)
+    evidence = find_evidence(records)
+    tables, repeated = results_of(records, evidence)
+    remarks += repeated
+    out.mkdir(parents=True, exist_ok=True)
+    by_cache: dict[str, list[Record]] = {}
+    for record in records:
+        by_cache.setdefault(record.metrics["cache_id"], []).append(record)
+    text = "\n\n".join(f"{table(group)}\n\n{footnotes(group)}" for group in by_cache.values())
+    files = {
+        "table.md": (text + "\n", "each run"),
+        "results.md": ("\n\n".join(map(markdown, tables)) + "\n", "students x kd weights, mean and spread over seeds"),
+        "results.tex": ("\n\n".join(map(latex, tables)) + "\n", "the same for LaTeX (booktabs)"),
+        "results.csv": (cells_csv(tables), "the same, a row a cell"),
+        "runs.csv": (runs_csv(records), "a row a run, with its settings"),
+        "index.html": (index_page(records, tables, recordings, remarks), "the page: open it in a browser"),
+    }
+    for name, (content, _) in files.items():
+        (out / name).write_bytes(content.encode("utf-8", "backslashreplace"))  # file names may be bytes
+    lines = [text, "", *(f"{out / name}: {what}" for name, (_, what) in files.items()), *remarks]
+    return [*lines, _figure(tables, by_cache, evidence, out / "attention.png")]
+
+
+def _figure(tables: list[Results], by_cache: dict[str, list[Record]], evidence: dict[str, Evidence], file: Path) -> str:
+    """Draws the runs of the first cache; returns the line that says so, or why not."""
+    first = next(iter(by_cache))
+    if evidence[first].cache is None:
+        return f"No figure: {evidence[first].remarks[0]}"
+    try:
+        from pipeline.report.figure import attention_figure  # its library comes with an extra
+
+        attention_figure(evidence[first].cache, _to_draw(by_cache[first], tables), file)
+    except (TkdError, CacheError) as error:
+        return f"No figure: {error}"
+    except ModuleNotFoundError as error:
+        return (
+            f"No figure: {error.name} is not installed. Install it with: pip install -e '.[report]' (in tkd's folder)"
+        )
+    return f"{file}: where the teacher and the students look"
+
+
+def _to_draw(runs: list[Record], tables: list[Results]) -> list[Record]:
+    """Returns the runs of a figure: all, or of many the first seed of each student, without and with KD."""
+    if len(runs) <= _MOST_LINES:
+        return runs
+    cache_id = runs[0].metrics["cache_id"]
+    results = next(it for it in tables if it.evidence.cache_id == cache_id)
+    pairs = [(student, column) for student in results.students for column in pair(results, student)]
+    return [results.cells[where].runs[0] for where in pairs][:_MOST_LINES]

@@ -1,0 +1,44 @@
+"""The command that makes a run again."""
+
+import shlex
+from dataclasses import fields
+from typing import Any
+
+from pipeline.distill.config import TrainConfig
+
+_ALWAYS = ("student", "kd_weight", "seed")
+
+
+def train_command(config: dict[str, Any], out: str) -> str:
+    """Returns the `tkd train` of a run's config.json: the settings that are not today's defaults.
+
+    A setting of an earlier version that there is no more stands in a comment behind it.
+
+    Args:
+        config: The content of config.json.
+        out: Run directory.
+    """
+    words, gone = ["tkd", "train", "--cache", str(config.get("cache", "CACHE"))], []
+    known = {field.name: field.default for field in fields(TrainConfig)}
+    for name, value in config.items():
+        if name in ("cache", "cache_id", "labels", "features"):
+            continue
+        if name not in known:
+            gone.append(f"{name}={value}")
+        elif name in _ALWAYS or value != _as_read(known[name]):
+            words += _option(name, value)
+    command = shlex.join([*words, "--out", out])
+    return f"{command}  # {', '.join(gone)}" if gone else command
+
+
+def _option(name: str, value: Any) -> list[str]:
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    if isinstance(value, list):
+        return [f"--{option}", ",".join(map(str, value))]
+    return [f"--{option}", f"{value!r}".removesuffix(".0") if isinstance(value, float) else str(value)]
+
+
+def _as_read(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default

@@ -1,0 +1,136 @@
+"""Runs as a report reads them: their numbers and settings, without their networks."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from pipeline.errors import TkdError
+
+_METRICS = {"student", "dataset", "cache_id", "kd_weight", "seed", "metric", "validation", "test", "n_params"}
+_METRICS |= {"epochs", "best_epoch", "seconds", "attention_in_event", "uniform_attention_in_event", "teacher"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A complete run, its files read back; the network stays on the disk."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]  # one an epoch; empty for a run that kept none
+
+    @property
+    def student(self) -> str:
+        """Its name."""
+        return self.metrics["student"]
+
+    @property
+    def kd_weight(self) -> float:
+        """Weight of the temporal KD term; 0: vanilla."""
+        return self.metrics["kd_weight"]
+
+    @property
+    def frame_weights(self) -> str:
+        """What it was distilled from; before there was a choice it was the rollout."""
+        return self.config.get("frame_weights", "rollout")
+
+    @property
+    def seed(self) -> int:
+        """What everything random of it was drawn from."""
+        return self.metrics["seed"]
+
+    @property
+    def attention(self) -> dict[str, float | None]:
+        """Where it looks on the test split, measure by measure; the share in the event alone for older runs."""
+        return self.metrics.get("attention") or {"in_event": self.metrics["attention_in_event"]}
+
+
+def read_records(paths: list[Path]) -> tuple[list[Record], list[str]]:
+    """Returns the complete runs among `paths` and in the folders below them, by path, and remarks on what was left out.
+
+    Raises:
+        TkdError: there are none.
+    """
+    found = {file.parent.resolve() for path in paths for file in path.rglob("metrics.json")}
+    records, remarks = [], []
+    for path in sorted(found):
+        try:
+            records.append(read_record(path))
+        except TkdError as error:
+            remarks.append(f"Left out: {error}")
+    unfinished = sorted(_unfinished(paths))
+    if unfinished:
+        remarks.append(
+            f"Left out: {len(unfinished)} unfinished run{'s' if len(unfinished) > 1 else ''} "
+            f"({', '.join(str(path) for path in unfinished[:5])}{', ...' if len(unfinished) > 5 else ''}). "
+            "Finish with the same tkd train and --resume."
+        )
+    if not records:
+        more = f" {remarks[0]}" if remarks else ""
+        raise TkdError(f"{', '.join(map(str, paths))}: no complete runs (metrics.json). Make one with tkd train.{more}")
+    return records, remarks
+
+
+def read_record(path: Path) -> Record:
+    """Returns a complete run.
+
+    Raises:
+        TkdError: its files are damaged, or of something else.
+    """
+    try:
+        config, metrics = (_object(path / name) for name in ("config.json", "metrics.json"))
+        missing = sorted(({"student", "cache_id", "labels"} - config.keys()) | (_METRICS - metrics.keys()))
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: not there")
+        for name in ("kd_weight", "validation", "test"):
+            float(metrics[name])
+        history = path / "history.json"
+        epochs = json.loads(history.read_text(encoding="utf-8")) if history.is_file() else []
+        if not (isinstance(epochs, list) and all(isinstance(epoch, dict) for epoch in epochs)):
+            raise ValueError("history.json is no list of epochs")
+    except (OSError, ValueError, TypeError) as error:
+        raise TkdError(f"{path}: damaged run ({str(error).splitlines()[0]}). Train it again with --force.") from error
+    return Record(path, config, metrics, epochs)
+
+
+def test_outputs(record: Record, n_clips: int, n_classes: int) -> np.ndarray | None:
+    """Returns a run's logits on the test split, (n_clips, n_classes) float32; None for a run that kept none.
+
+    Raises:
+        TkdError: the file is damaged, or of another test split.
+    """
+    file = record.path / "test.safetensors"
+    if not file.is_file():
+        return None
+    try:
+        logits = load_file(file)["logits"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise TkdError(f"{file}: damaged ({str(error).splitlines()[0]}). Train the run again with --force.") from error
+    if logits.shape != (n_clips, n_classes):
+        raise TkdError(f"{file}: logits of shape {logits.shape}, its cache's test split has {(n_clips, n_classes)}.")
+    return logits
+
+
+def _object(file: Path) -> dict[str, Any]:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name} is no JSON object")
+    return content
+
+
+def _unfinished(paths: list[Path]) -> set[Path]:
+    """Returns the runs that were begun and are not complete; other tools write a config.json, too."""
+    begun = set()
+    for file in {file.resolve() for path in paths for file in path.rglob("config.json")}:
+        if not (file.parent / "metrics.json").is_file():
+            try:
+                if {"student", "cache_id"} <= _object(file).keys():
+                    begun.add(file.parent)
+            except (OSError, ValueError):
+                continue
+    return begun

@@ -1,0 +1,202 @@
+"""The papers' tables as numbers: students x kd weights of one cache and one choice of all other settings."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.report.evidence import Evidence
+from pipeline.report.records import Record
+from pipeline.report.settings import CONTROLS, differing, in_words, key_of, same_vanilla, settings_of
+from pipeline.report.statistics import Difference, paired_bootstrap, paired_t, spread
+
+
+class Column(NamedTuple):
+    """What a student was distilled from, and how strongly; runs at kd_weight 0 are of one column, `VANILLA`."""
+
+    frame_weights: str
+    kd_weight: float
+
+    @property
+    def name(self) -> str:
+        """As in a table's head: "0.25" is from the rollout."""
+        target = "" if self.frame_weights == "rollout" else f"{self.frame_weights} "
+        return f"{target}{self.kd_weight:g}"
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the weights are not the teacher's."""
+        return self.frame_weights in CONTROLS
+
+
+VANILLA = Column("rollout", 0.0)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one student and column, one a seed."""
+
+    runs: list[Record]
+
+    @property
+    def tests(self) -> list[float]:
+        """Test scores, 0 to 1, by seed."""
+        return [run.metrics["test"] for run in self.runs]
+
+    @property
+    def mean(self) -> float:
+        """Of the test scores."""
+        return float(np.mean(self.tests))
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the test scores over seeds; None of one seed."""
+        return spread(self.tests)
+
+    @property
+    def validation(self) -> float:
+        """Mean validation score."""
+        return float(np.mean([run.metrics["validation"] for run in self.runs]))
+
+    def measure(self, name: str) -> float | None:
+        """Returns the mean of an attention measure over the runs that have it."""
+        values = [value for run in self.runs if (value := run.attention.get(name)) is not None]
+        return float(np.mean(values)) if values else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """One table."""
+
+    evidence: Evidence
+    settings: dict[str, Any]
+    differing: dict[str, Any]  # of the settings, in which the tables of a report differ
+    cells: dict[tuple[str, Column], Cell]
+    borrowed: bool  # vanilla runs of a table whose other settings change nothing without temporal KD
+
+    @property
+    def metric(self) -> str:
+        """accuracy or mAP."""
+        return next(iter(self.cells.values())).runs[0].metrics["metric"]
+
+    @property
+    def dataset(self) -> str:
+        """Its name."""
+        return next(iter(self.cells.values())).runs[0].metrics["dataset"]
+
+    @property
+    def teacher(self) -> dict[str, Any]:
+        """What the runs note of the teacher."""
+        return next(iter(self.cells.values())).runs[0].metrics["teacher"]
+
+    @property
+    def title(self) -> str:
+        """Data set, length where known, and what is special about the settings."""
+        words = [self.dataset, self.evidence.length_words, in_words(self.differing)]
+        return ", ".join(word for word in words if word)
+
+    @cached_property
+    def students(self) -> list[str]:
+        """In the order of the registry, the papers' first; others after them."""
+        from students import STUDENTS
+
+        order = {name: place for place, name in enumerate(STUDENTS)}
+        return sorted({student for student, _ in self.cells}, key=lambda name: (order.get(name, len(order)), name))
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        """Vanilla, the rollout by weight, other choices of the teacher's weights, controls."""
+        columns = {column for _, column in self.cells}
+        return sorted(columns, key=lambda it: (it != VANILLA, it.is_control, it.frame_weights != "rollout", *it))
+
+    @cached_property
+    def seeds(self) -> int:
+        """Runs of most cells."""
+        counts = [len(cell.runs) for cell in self.cells.values()]
+        return max(set(counts), key=lambda count: (counts.count(count), count))
+
+    @cached_property
+    def differences(self) -> dict[tuple[str, Column], Difference]:
+        """To vanilla, where a run of the same seed is there without KD."""
+        found = {where: self.against(*where, VANILLA) for where in self.cells if where[1] != VANILLA}
+        return {where: difference for where, difference in found.items() if difference}
+
+    @cached_property
+    def chosen(self) -> dict[str, Column]:
+        """Each student's best column by mean validation score, vanilla and the teacher's weights; the weaker of equals.
+
+        The test split has no say. Controls do not stand for election: they are there to be compared with.
+        """
+        best: dict[str, Column] = {}
+        for student in self.students:
+            mine = [column for column in self.columns if (student, column) in self.cells and not column.is_control]
+            if mine:
+                best[student] = max(mine, key=lambda column: _or_worst(self.cells[student, column].validation))
+        return best
+
+    def against(self, student: str, ours: Column, other: Column) -> Difference | None:
+        """Returns the paired difference of two columns; None without a seed that both have."""
+        runs = {run.seed: run for run in self.cells.get((student, other), Cell([])).runs}
+        pairs = [(run, runs[run.seed]) for run in self.cells[student, ours].runs if run.seed in runs]
+        if not pairs:
+            return None
+        difference = paired_t([mine.metrics["test"] - theirs.metrics["test"] for mine, theirs in pairs])
+        if len(pairs) == 1:
+            logits = [self.evidence.logits(run) for run in pairs[0]]
+            if all(values is not None for values in logits):
+                return paired_bootstrap(self.evidence.task, *logits, self.evidence.labels)
+        return difference
+
+
+def results_of(records: list[Record], evidence: dict[str, Evidence]) -> tuple[list[Results], list[str]]:
+    """Returns the tables of a report, and remarks on runs that repeat another.
+
+    Args:
+        records: All runs.
+        evidence: What is known of each cache, by cache_id.
+    """
+    grouped: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        grouped.setdefault((record.metrics["cache_id"], key_of(settings_of(record))), []).append(record)
+    settings = {key: settings_of(group[0]) for key, group in grouped.items()}
+    named = dict(zip(grouped, differing([settings[key] for key in grouped]), strict=True))
+    remarks, tables = [], []
+    for key, group in grouped.items():
+        cells: dict[tuple[str, Column], dict[int, Record]] = {}
+        for record in group:
+            _put(cells, record, remarks)
+        borrowed = False
+        for other_key, others in grouped.items():
+            same_cache = other_key != key and other_key[0] == key[0]
+            if same_cache and same_vanilla(settings[other_key]) == same_vanilla(settings[key]):
+                borrowed |= _borrow(cells, others)
+        whole = {where: Cell([runs[seed] for seed in sorted(runs)]) for where, runs in cells.items()}
+        tables.append(Results(evidence[key[0]], settings[key], named[key], whole, borrowed))
+    order = sorted(tables, key=lambda table: (table.dataset, table.evidence.seconds or 0, table.evidence.cache_id))
+    return order, remarks
+
+
+def _put(cells: dict, record: Record, remarks: list[str]) -> None:
+    column = Column(record.frame_weights, record.kd_weight) if record.kd_weight else VANILLA
+    runs = cells.setdefault((record.student, column), {})
+    if record.seed in runs:
+        remarks.append(
+            f"Counted once: {record.path} has the settings and the seed of {runs[record.seed].path}, which counts."
+        )
+    runs.setdefault(record.seed, record)
+
+
+def _borrow(cells: dict, others: list[Record]) -> bool:
+    """Adds vanilla runs of another table for the students of this one that have none; returns whether it did."""
+    students = {student for student, _ in cells}
+    lacking = students - {student for student, column in cells if column == VANILLA}
+    found = [record for record in others if not record.kd_weight and record.student in lacking]
+    for record in found:
+        cells.setdefault((record.student, VANILLA), {}).setdefault(record.seed, record)
+    return bool(found)
+
+
+def _or_worst(score: float) -> float:
+    return -math.inf if math.isnan(score) else score

@@ -1,0 +1,289 @@
+"""The page's parts that are about scores: summary, tables, learning curves, lengths, size."""
+
+import math
+from dataclasses import dataclass
+
+from pipeline.report.charts import Series, chart, legend
+from pipeline.report.markup import Content, Markup, element, figure, table
+from pipeline.report.published import published
+from pipeline.report.records import Record
+from pipeline.report.results import VANILLA, Column, Results
+from pipeline.report.tables import notes
+from pipeline.report.verdict import verdict
+from pipeline.report.words import cell_text, difference_text, score, student_name, unit
+
+_WEIGHTS, _MAPS = ("k0", "k1", "k2", "k3"), ("m0", "m1", "m2")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; without content it is not shown."""
+
+    name: str  # of its anchor
+    title: str
+    content: Content
+
+
+def style_of(results: Results, column: Column) -> tuple[str, bool]:
+    """Returns the colour of a column in every chart, and whether its lines are dashed: those of controls."""
+    if column == VANILLA:
+        return "v", False
+    if column.is_control:
+        return {"uniform": "uniform", "shuffled": "shuffled", "event": "true"}[column.frame_weights], True
+    if column.frame_weights == "rollout":
+        weights = [other for other in results.columns if other.frame_weights == "rollout" and other != VANILLA]
+        place = weights.index(column)
+        return _WEIGHTS[round(place * 3 / max(1, len(weights) - 1)) if len(weights) > 1 else 1], False
+    maps = sorted({other.frame_weights for other in results.columns if not other.is_control} - {"rollout"})
+    return _MAPS[maps.index(column.frame_weights) % 3], False
+
+
+def column_legend(results: Results, columns: list[Column]) -> Markup:
+    """Returns the names of the colours of columns."""
+    return legend([("without KD" if it == VANILLA else f"kd {it.name}", *style_of(results, it)) for it in columns])
+
+
+def pair(results: Results, student: str) -> list[Column]:
+    """Returns what is compared where there is room for two: vanilla, and the KD column that validation likes best."""
+    distilled = [
+        column
+        for column in results.columns
+        if (student, column) in results.cells and column != VANILLA and not column.is_control
+    ]
+    best = max(distilled, key=lambda it: _number(results.cells[student, it].validation), default=None)
+    return [column for column in (VANILLA, best) if column is not None and (student, column) in results.cells]
+
+
+def summary(tables: list[Results]) -> Section:
+    """Returns the verdicts."""
+    content = [
+        element(
+            "div",
+            element("h3", results.title),
+            [element("p", sentence) for sentence in verdict(results)],
+            class_="verdict",
+        )
+        for results in tables
+    ]
+    return Section("summary", "What the numbers say", content)
+
+
+def score_tables(tables: list[Results]) -> Section:
+    """Returns the papers' tables, each difference to vanilla under its score."""
+    return Section("tables", "Scores", [_score_table(number, it) for number, it in enumerate(tables, 1)])
+
+
+def _score_table(number: int, results: Results) -> Content:
+    paper = published(results.dataset, results.evidence)
+    rows: list[list[Content]] = []
+    for student in results.students:
+        row: list[Content] = [student_name(student)]
+        for column in results.columns:
+            row.append(_score_cell(results, student, column, paper))
+        rows.append(row)
+    head = ["student", *("0 (vanilla)" if column == VANILLA else column.name for column in results.columns)]
+    said = notes(results)
+    caption = [element("b", f"Table {number}. {results.title}."), " ", said[0]]
+    framed = "Framed: the weight with the best validation score." if results.chosen else ""
+    return [table(head, rows, caption), element("p", " ".join([framed, *said[1:]]), class_="note")]
+
+
+def _score_cell(results: Results, student: str, column: Column, paper) -> Content:
+    cell = results.cells.get((student, column))
+    if cell is None:
+        return ""
+    words = cell_text(results.metric, cell, results.seeds)
+    chosen = results.chosen.get(student) == column
+    parts: list[Content] = [element("span", words, class_="chosen" if chosen else None)]
+    difference = results.differences.get((student, column))
+    if difference:
+        judged = {1: "good", -1: "bad", 0: None}[difference.sign]
+        parts.append(element("small", difference_text(results.metric, difference, results.seeds), class_=judged))
+    if paper and column.frame_weights == "rollout" and column.kd_weight in paper[1].get(student, {}):
+        value = score(results.metric, paper[1][student][column.kd_weight])
+        parts.append(element("small", f"published {value}", class_="paper"))
+    return parts
+
+
+def learning_curves(tables: list[Results]) -> Section:
+    """Returns validation score and attention by epoch, a thin line a run."""
+    parts: list[Content] = []
+    for results in tables:
+        whats = {"validation": unit(results.metric), "attention_in_event": "attention in event"}
+        found = {what: _curves(results, what, label) for what, label in whats.items()}
+        if found["validation"]:
+            parts.append(column_legend(results, results.columns))
+            parts.append(figure(found["validation"], f"{results.title}: validation score by epoch; a line a run."))
+        if found["attention_in_event"]:
+            caption = f"{results.title}: share of the student's attention inside the event, validation split."
+            parts.append(figure(found["attention_in_event"], caption))
+    return Section("curves", "Learning curves", parts)
+
+
+def _curves(results: Results, what: str, label: str) -> list[Markup]:
+    scale, charts = 100 if what == "validation" and results.metric == "accuracy" else 1, []
+    for student in results.students:
+        series = [
+            _curve(results, column, run, what, scale)
+            for column in results.columns
+            for run in _runs(results, student, column)
+        ]
+        series = [one for one in series if any(not math.isnan(y) for _, y in one.points)]
+        if series:
+            description = f"{len(series)} runs of {student_name(student)}, on the validation split."
+            charts.append(chart(student_name(student), description, series, "epoch", label))
+    return charts
+
+
+def _curve(results: Results, column: Column, run: Record, name: str, scale: float) -> Series:
+    points = [(float(it["epoch"]), scale * _number(it.get(name))) for it in run.history if "epoch" in it]
+    colour, dashed = style_of(results, column)
+    return Series(f"kd {column.name}, seed {run.seed}", points, colour, width=1.1, dashed=dashed)
+
+
+def by_length(tables: list[Results]) -> Section:
+    """Returns accuracy against clip length, where the same data set was made in several."""
+    return _against(
+        "lengths",
+        "Accuracy against clip length",
+        "clip length, s",
+        tables,
+        lambda results: results.evidence.seconds,
+        lambda results: (results.dataset, results.metric, str(results.differing)),
+    )
+
+
+def by_fraction(tables: list[Results]) -> Section:
+    """Returns accuracy against the share of the training clips, where it was varied."""
+
+    def others(results: Results) -> tuple:
+        rest = {name: value for name, value in results.differing.items() if name != "fraction"}
+        return results.dataset, results.evidence.cache_id, str(rest)
+
+    return _against(
+        "fractions",
+        "Accuracy against the share of the training clips",
+        "share of the training clips",
+        tables,
+        lambda results: results.differing.get("fraction"),
+        others,
+    )
+
+
+def _against(name: str, title: str, x_label: str, tables: list[Results], x_of, same_of) -> Section:
+    groups: dict[tuple, list[Results]] = {}
+    for results in tables:
+        if isinstance(x_of(results), int | float):
+            groups.setdefault(same_of(results), []).append(results)
+    parts: list[Content] = []
+    for group in groups.values():
+        ticks = sorted({float(x_of(results)) for results in group})
+        if len(ticks) < 2:
+            continue
+        students = list(dict.fromkeys(student for results in group for student in results.students))
+        charts = []
+        for student in students:
+            found: dict[str, list] = {}
+            for results in sorted(group, key=x_of):
+                for column in pair(results, student):
+                    cell = results.cells[student, column]
+                    scale = 100 if results.metric == "accuracy" else 1
+                    bar = None if cell.deviation is None else scale * cell.deviation
+                    role = "without KD" if column == VANILLA else "with KD"
+                    found.setdefault(role, []).append((float(x_of(results)), scale * cell.mean, bar))
+            series = [
+                Series(
+                    role,
+                    [(x, y) for x, y, _ in places],
+                    "v" if role == "without KD" else "k2",
+                    marks=2.4,
+                    bars=tuple(bar for *_, bar in places),
+                )
+                for role, places in found.items()
+            ]
+            charts.append(
+                chart(
+                    student_name(student),
+                    "Mean and standard deviation over seeds.",
+                    series,
+                    x_label,
+                    unit(group[0].metric),
+                    x_ticks=ticks,
+                )
+            )
+        names = legend([("without KD", "v", False), ("with KD, the weight chosen on validation", "k2", False)])
+        caption = f"{group[0].dataset}: test {unit(group[0].metric)}, mean and standard deviation over seeds."
+        parts.append([names, figure(charts, caption)])
+    return Section(name, title, parts)
+
+
+def costs(tables: list[Results]) -> Section:
+    """Returns score against parameters and against multiply-accumulates, of students of the registry."""
+    from students import STUDENTS, student_facts
+
+    parts: list[Content] = []
+    for results in tables:
+        run = next(iter(results.cells.values())).runs[0]
+        features, n_classes = run.config["features"], len(run.config["labels"])
+        try:
+            seconds = [features[name] / features["sample_rate"] for name in ("hop_length", "win_length")]
+            facts = [
+                student_facts(name, *seconds, n_classes, features["n_mels"])
+                for name in results.students
+                if name in STUDENTS
+            ]
+        except (KeyError, ValueError):  # features of another kind
+            continue
+        if len(facts) < 2:
+            continue
+        charts = []
+        for x_label, size in (
+            ("parameters", "n_parameters"),
+            ("multiply-accumulates a second of audio", "macs_per_second"),
+        ):
+            series = [one for fact in facts for one in _places(results, fact.name, getattr(fact, size))]
+            charts.append(
+                chart(
+                    x_label.capitalize(),
+                    "Rings without KD, dots with the weight chosen on validation.",
+                    series,
+                    x_label,
+                    unit(results.metric),
+                    log_x=True,
+                )
+            )
+        caption = (
+            f"{results.title}: rings are vanilla students, dots the same distilled, at the weight chosen on validation."
+        )
+        parts.append(figure(charts, caption))
+    return Section("costs", "Size and work against score", parts)
+
+
+def _places(results: Results, student: str, size: float) -> list[Series]:
+    scale = 100 if results.metric == "accuracy" else 1
+    places = [(column, scale * results.cells[student, column].mean) for column in pair(results, student)]
+    series = [Series(student_name(student), [(size, y) for _, y in places], "v", width=1)]
+    for n, (column, y) in enumerate(places):
+        said = f"{student_name(student)}, kd {column.name}: {y:g}"
+        vanilla = column == VANILLA
+        last = n == len(places) - 1
+        series.append(
+            Series(
+                said,
+                [(size, y)],
+                "v" if vanilla else "k2",
+                marks=3.6,
+                hollow=vanilla,
+                names=(student_name(student),) if last else (),
+            )
+        )
+    return series
+
+
+def _runs(results: Results, student: str, column: Column) -> list[Record]:
+    cell = results.cells.get((student, column))
+    return cell.runs if cell else []
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

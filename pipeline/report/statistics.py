@@ -1,0 +1,129 @@
+"""Mean, spread and paired differences, with intervals that say what they are of."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.tasks import task_score
+
+LEVEL = 0.95
+N_RESAMPLES = {"single_label": 2000, "multi_label": 200}  # of the test clips; mAP sorts every class in each
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference, and its 95 % confidence interval.
+
+    Attributes:
+        mean: Over the seeds.
+        low: Of the interval; None where there is no way to give one.
+        high: Likewise.
+        n_seeds: Pairs of runs of the same seed.
+        method: "t": over seeds; "bootstrap": over test clips, of one seed; "": none.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n_seeds: int
+    method: str
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval excludes zero, else 0."""
+        if self.low is None or self.low <= 0 <= self.high:
+            return 0
+        return 1 if self.low > 0 else -1
+
+
+def spread(values: list[float]) -> float | None:
+    """Returns the sample standard deviation; None of fewer than two values."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def paired_t(differences: list[float]) -> Difference:
+    """Returns the mean of differences, one a seed, with Student's interval; without an interval for a single one.
+
+    It takes the differences for a sample from a normal distribution: what changes from seed to seed is covered, which
+    clips are in the test split is not.
+    """
+    mean, n = float(np.mean(differences)), len(differences)
+    if n < 2:
+        return Difference(mean, None, None, n, "")
+    half = t_quantile(0.5 + LEVEL / 2, n - 1) * spread(differences) / math.sqrt(n)
+    return Difference(mean, mean - half, mean + half, n, "t")
+
+
+def paired_bootstrap(task: str, ours: np.ndarray, vanilla: np.ndarray, labels: np.ndarray) -> Difference:
+    """Returns the difference in the task's metric of two runs, with the percentile interval over resampled test clips.
+
+    What another draw of test clips would change is covered, what another seed would change is not.
+
+    Args:
+        task: single_label or multi_label.
+        ours: (n, n_classes) logits.
+        vanilla: (n, n_classes) logits of the same clips.
+        labels: (n,) classes, or (n, n_classes) of 0 and 1.
+    """
+    n = len(labels)
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), N_RESAMPLES[task])  # (resample, clip)
+    if task == "single_label":
+        correct = [(logits.argmax(axis=1) == labels).astype(np.float64) for logits in (ours, vanilla)]
+        resampled, mean = counts @ (correct[0] - correct[1]) / n, float(np.mean(correct[0] - correct[1]))
+    else:
+        scores = [resampled_map(logits, labels, counts) for logits in (ours, vanilla)]
+        resampled = scores[0] - scores[1]
+        mean = _map(ours, labels) - _map(vanilla, labels)
+    low, high = np.quantile(resampled, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return Difference(mean, float(low), float(high), 1, "bootstrap")
+
+
+def resampled_map(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns macro mAP (see `mean_average_precision`) of resamples of clips, (n_resamples,).
+
+    Args:
+        scores: (n, n_classes).
+        labels: (n, n_classes) of 0 and 1.
+        counts: (n_resamples, n), how often a resample has a clip. Classes that it lacks are left out of its mean.
+    """
+    total, present = np.zeros(len(counts)), np.zeros(len(counts))
+    for score, label in zip(scores.T, labels.T, strict=True):
+        order = np.argsort(-score, kind="stable")
+        taken = counts[:, order].cumsum(axis=1)
+        hits = (counts[:, order] * label[order]).cumsum(axis=1)
+        ends = np.append(np.diff(score[order]) != 0, True)  # clips of equal score share a threshold
+        taken, hits = taken[:, ends], hits[:, ends]
+        gained = np.diff(hits, axis=1, prepend=0)
+        n_positive = hits[:, -1]
+        precision = (gained * hits / np.maximum(taken, 1)).sum(axis=1) / np.maximum(n_positive, 1)
+        total += np.where(n_positive > 0, precision, 0)
+        present += n_positive > 0
+    return total / np.maximum(present, 1)
+
+
+def t_quantile(probability: float, n_degrees: int) -> float:
+    """Returns the quantile of Student's t distribution for a probability of 0.5 to 0.9999, by bisection."""
+    low, high = 0.0, 1e5
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_probability(middle, n_degrees) < probability else (low, middle)
+    return low
+
+
+def _t_probability(t: float, n_degrees: int) -> float:
+    """P(T <= t) for t >= 0: the finite sums of Abramowitz and Stegun, 26.7.3 (odd) and 26.7.4 (even)."""
+    angle = math.atan(t / math.sqrt(n_degrees))
+    cosine, odd = math.cos(angle), n_degrees % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for step in range(2 + odd, n_degrees + 1, 2):
+        total += term
+        term *= cosine**2 * (step - 1) / step
+    within = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    return 0.5 + within / 2
+
+
+def _map(logits: np.ndarray, labels: np.ndarray) -> float:
+    import torch
+
+    return task_score("multi_label", torch.from_numpy(logits), torch.from_numpy(labels))
