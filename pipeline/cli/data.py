@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pipeline.data.manifest import Manifest
 
 
-def _mini(out: Path, force: bool) -> "Manifest":
-    from pipeline.data.spoken.synth import MINI
+def _mini(out: Path, force: bool, length) -> "Manifest":
+    from pipeline.data.spoken.synth import mini
 
-    return _make_synth(out, MINI, force)
+    return _make_synth(out, checked(mini, **_given({"length_seconds": length})), force)
 
 
 def _synth(out: Path, force: bool, words, clips, length, snr, seed) -> "Manifest":
@@ -101,7 +101,7 @@ def _fsd50k(out: Path, force: bool, root, max_length, strict) -> "Manifest":
 
 # What makes each dataset, and the options it takes beside --out and --force.
 DATASETS: dict[str, tuple[Callable[..., "Manifest"], tuple[str, ...]]] = {
-    "mini": (_mini, ()),
+    "mini": (_mini, ("length",)),
     "synth": (_synth, ("words", "clips", "length", "snr", "seed")),
     "speech_commands": (_speech_commands, ("root", "version", "labels", "seed", "strict")),
     "nscv2": (_nscv2, ("root", "length", "snr", "noise", "seed", "strict")),
@@ -132,7 +132,7 @@ def data() -> None:
 @click.option("--clips", type=int, nargs=3, help="synth: about how many clips in train, validation, test.")
 @click.option("--version", type=int, help="speech_commands: 1 or 2. [2]")
 @click.option("--labels", type=int, help="speech_commands: 12, or 35 for every word. [12]")
-@click.option("--length", type=float, help="Seconds a clip. synth, nscv2: 4; own recordings: as long as they are.")
+@click.option("--length", type=float, help="Seconds a clip. mini, synth, nscv2: 4; own recordings: as long as they are.")
 @click.option("--max-length", type=float, help="fsd50k: of longer clips the first so many seconds are kept. [30]")
 @click.option(
     "--snr", type=float, nargs=2, metavar="LO HI", help="synth, nscv2: range of signal-to-noise ratios in dB. [0 15]"
@@ -191,4 +191,4 @@ def _flag(option: str) -> str:
 
 
 def _flags(taken: tuple[str, ...]) -> str:
-    return ", ".join(map(_flag, taken)) or "no such options (it is a fixed recipe; use synth to choose)"
+    return ", ".join(map(_flag, taken))

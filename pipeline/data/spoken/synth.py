@@ -76,6 +76,16 @@ class SynthConfig:
 MINI = SynthConfig(name="mini")
 
 
+def mini(length_seconds: float = MINI.length_seconds) -> SynthConfig:
+    """Returns the recipe of `mini`: the words and noises are the same at any length, and only the length can be chosen.
+
+    Raises:
+        TkdError: the length is not from 2 s to the longest there is.
+    """
+    name = MINI.name if length_seconds == MINI.length_seconds else f"{MINI.name}-{length_seconds:g}s"
+    return dataclasses.replace(MINI, name=name, length_seconds=length_seconds)
+
+
 def make_synth(root: Path, config: SynthConfig, n_workers: int) -> tuple[DatasetInfo, list[Clip]]:
     """Speaks the words and makes the noise below `root`, and returns the clips mixed from them.
 
