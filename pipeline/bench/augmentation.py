@@ -29,7 +29,7 @@ from pipeline.teacher.clips import collate
 from pipeline.teacher.model import Teacher, load_teacher
 
 VIEWS = "stored views"
-CHAIN = "all by default, in this order"
+CHAIN = "the defaults, one after the other"
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ def moved(times: Tensor, by: Tensor) -> Tensor:
 class TimeShift(Augmentation):
     """The clip moved in its own time by whole feature frames; what leaves at one end comes in at the other.
 
-    A fill of silence would be a cliff that no recording has, and a repeated or mirrored end sounds that the teacher
-    never heard. An event that is known does not cross an end.
+    So nothing is lost, and there is no sudden silence, at which the teacher would look. An event that is known does not
+    cross an end.
     """
 
     to_weights: ClassVar[str] = "move along, around the ends"
