@@ -56,8 +56,8 @@ def decoded_once(cache: Cache, frame_weights: Collection[str], memory: int | Non
                 yield folder
                 return
     say(
-        f"{cache.path}: decoded it takes {needed / 1e6:,.0f} MB, and there is no room for that in the "
-        f"{allowed / 1e6:,.0f} MB of memory it may take (--memory) or on the disk: each process reads it for itself."
+        f"{cache.path}: decoded it takes {needed / 1e6:,.1f} MB, and there is no room for that in the "
+        f"{allowed / 1e6:,.1f} MB of memory it may take (--memory) or on the disk: each process reads it for itself."
     )
     yield None
 
