@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from pipeline.report.drawing import axis, line, line_class, number, path, short, stroke, svg, text
 from pipeline.report.markup import Content, Markup, element
 
 WIDTH, HEIGHT = 340, 216
@@ -34,45 +35,6 @@ class Series:
     hollow: bool = False
     bars: tuple[float | None, ...] = ()
     names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Axis:
-    """From values to places: linear, or logarithmic."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    logarithmic: bool = False
-
-    def at(self, value: float) -> float:
-        """Returns the place of a value."""
-        low, high = self.low, self.high
-        if self.logarithmic:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        return self.start + (value - low) / (high - low) * (self.stop - self.start)
-
-    def ticks(self) -> list[float]:
-        """Returns three to seven round values on the axis."""
-        if self.logarithmic:
-            first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-            found = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
-            return [value for value in found if self.low <= value <= self.high]
-        step = 10 ** math.floor(math.log10(self.high - self.low))
-        step *= next(m for m in (0.2, 0.5, 1, 2) if (self.high - self.low) / (m * step) <= 6)
-        first = math.ceil(self.low / step - 1e-9)
-        return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
-
-
-def axis(values: list[float], start: float, stop: float, logarithmic: bool = False, zero: bool = False) -> Axis:
-    """Returns an axis on which the values fit, with some room."""
-    low, high = min(values), max(values)
-    if logarithmic:
-        return Axis(low / 1.4, high * 1.4, start, stop, True)
-    low = min(low, 0) if zero else low
-    room = 0.06 * (high - low) or 0.5 * abs(high) or 1
-    return Axis(low if zero and low == 0 else low - room, high + room, start, stop)
 
 
 def chart(
@@ -153,10 +115,8 @@ def heat_map(
     frame = {"x": f"{left:.1f}", "y": 20, "width": f"{size * len(columns):.1f}", "height": f"{size * len(rows):.1f}"}
     for (row, column), (shade, inside, pointed) in cells.items():
         x, y = left + size * column, 20 + size * row
-        fill = f"rgba(var(--heat),{shade:.2f})"
-        square = element(
-            "rect", element("title", pointed), x=_n(x), y=_n(y), width=_n(size), height=_n(size), style=f"fill:{fill}"
-        )
+        place = {"x": number(x), "y": number(y), "width": number(size), "height": number(size)}
+        square = element("rect", element("title", pointed), **place, style=f"fill:rgba(var(--heat),{shade:.2f})")
         parts.append(square)
         if inside and size >= 14:
             ink = "fill:#fff" if shade > 0.6 else "fill:var(--ink)"
@@ -166,65 +126,20 @@ def heat_map(
     return svg(WIDTH, height, parts)
 
 
-def legend(entries: list[tuple[str, str, bool]]) -> Markup:
-    """Returns names of colours: (name, colour, dashed)."""
-    return element(
-        "ul",
-        [
-            element(
-                "li",
-                svg(28, 8, line(1, 4, 27, 4, _line_class(dashed), style=_stroke(colour, 2.4))),
-                name,
-            )
-            for name, colour, dashed in entries
-        ],
-        class_="legend",
-    )
-
-
-def svg(width: float, height: float, parts: Content) -> Markup:
-    """Returns a drawing that is as wide as its place."""
-    return element("svg", parts, viewBox=f"0 0 {_n(width)} {_n(height)}", role="img")
-
-
-def text(x: float, y: float, words: str, anchor: str | None = None, **attributes) -> Markup:
-    """Returns words at a place."""
-    return element("text", words, x=_n(x), y=_n(y), text_anchor=anchor, **attributes)
-
-
-def line(x1: float, y1: float, x2: float, y2: float, class_: str, **attributes) -> Markup:
-    """Returns a straight line."""
-    return element("line", x1=_n(x1), y1=_n(y1), x2=_n(x2), y2=_n(y2), class_=class_, **attributes)
-
-
-def path(points: list[tuple[float, float]]) -> str:
-    """Returns the `d` of a line through points."""
-    return "M" + "L".join(f"{_n(x)},{_n(y)}" for x, y in points)
-
-
-def short(value: float) -> str:
-    """Returns a tick's value: 0.25, 40k, 1.5M."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{round(value, 10):g}"
-
-
 def _draw(one: Series, places: list[tuple]) -> Markup:
     parts: list[Content] = [element("title", one.label)]
     if one.width and len(places) > 1:
         d = path([(x, y) for _, x, y, _ in places])
-        parts.append(element("path", d=d, class_=_line_class(one.dashed), style=_stroke(one.colour, one.width)))
+        parts.append(element("path", d=d, class_=line_class(one.dashed), style=stroke(one.colour, one.width)))
     for n, x, y, y_axis in places:
         below, above = _reach(one, n)
         if above:
             unit = (y_axis.stop - y_axis.start) / (y_axis.high - y_axis.low)
-            parts.append(line(x, y + below * unit, x, y + above * unit, "line", style=_stroke(one.colour, 1)))
+            parts.append(line(x, y + below * unit, x, y + above * unit, "line", style=stroke(one.colour, 1)))
         if one.marks or len(places) == 1:
             fill = "var(--paper)" if one.hollow else f"var(--{one.colour})"
-            parts.append(
-                element("circle", cx=_n(x), cy=_n(y), r=one.marks or 2, style=f"{_stroke(one.colour, 1.4)};fill:{fill}")
-            )
+            style = f"{stroke(one.colour, 1.4)};fill:{fill}"
+            parts.append(element("circle", cx=number(x), cy=number(y), r=one.marks or 2, style=style))
     return element("g", parts)
 
 
@@ -255,15 +170,3 @@ def _overlap(place: tuple[float, float], width: float, other: tuple[float, float
 def _reach(one: Series, n: int) -> tuple[float, float]:
     half = one.bars[n] if one.bars and one.bars[n] is not None else 0.0
     return -half, half
-
-
-def _stroke(colour: str, width: float) -> str:
-    return f"stroke:var(--{colour});stroke-width:{width:g}"
-
-
-def _line_class(dashed: bool) -> str:
-    return "line control" if dashed else "line"
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".rstrip("0").rstrip(".")

@@ -1,17 +1,20 @@
 """A report: tables, their data, the page, and a figure where its library is at hand."""
 
+import os
 from pathlib import Path
 
 from cache_schema import CacheError
 from pipeline.errors import TkdError
 from pipeline.report.evidence import Evidence, find_evidence
 from pipeline.report.examples import Recordings
+from pipeline.report.markup import GENERATOR
 from pipeline.report.page import index_page
+from pipeline.report.page_section import pair
 from pipeline.report.records import Record, read_records
 from pipeline.report.results import Results, results_of
-from pipeline.report.sections import pair
 from pipeline.report.table import footnotes, table
 from pipeline.report.tables import cells_csv, latex, markdown, runs_csv
+from pipeline.report.verdict import verdict
 
 _MOST_LINES = 8  # in the figure; more cannot be told apart
 
@@ -29,8 +32,9 @@ def report(paths: list[Path], out: Path, recordings: Recordings | None = None) -
         recordings: The prepared data set the first cache was made of.
 
     Raises:
-        TkdError: no complete runs.
+        TkdError: no complete runs, or something else in the way.
     """
+    _require_ours(out)
     records, remarks = read_records(paths)
     evidence = find_evidence(records)
     tables, repeated = results_of(records, evidence)
@@ -49,9 +53,21 @@ def report(paths: list[Path], out: Path, recordings: Recordings | None = None) -
         "index.html": (index_page(records, tables, recordings, remarks), "the page: open it in a browser"),
     }
     for name, (content, _) in files.items():
-        (out / name).write_bytes(content.encode("utf-8", "backslashreplace"))  # file names may be bytes
-    lines = [text, "", *(f"{out / name}: {what}" for name, (_, what) in files.items()), *remarks]
+        partial = out / f"{name}.partial"
+        partial.write_bytes(content.encode("utf-8", "backslashreplace"))  # file names may be bytes
+        os.replace(partial, out / name)
+    said = [f"{results.title}: {' '.join(verdict(results))}" for results in tables if results.differences]
+    lines = [text, "", *said, "", *(f"{out / name}: {what}" for name, (_, what) in files.items()), *remarks]
     return [*lines, _figure(tables, by_cache, evidence, out / "attention.png")]
+
+
+def _require_ours(out: Path) -> None:
+    """Raises TkdError if the folder cannot be written, or holds a page that no report made."""
+    if out.exists() and not out.is_dir():
+        raise TkdError(f"{out}: a file, expected a folder. Give another --out.")
+    page = out / "index.html"
+    if page.exists() and GENERATOR.encode() not in page.read_bytes()[:2000]:
+        raise TkdError(f"{page}: there already, and not made by tkd report. Give another --out.")
 
 
 def _figure(tables: list[Results], by_cache: dict[str, list[Record]], evidence: dict[str, Evidence], file: Path) -> str:

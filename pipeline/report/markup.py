@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+GENERATOR = "tkd report"  # by which a page is known to be ours
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _VOID = {"br", "img", "meta"}
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -84,6 +85,7 @@ def page(title: str, body: Content, style: str, script: str) -> Markup:
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
+        element("meta", name="generator", content=GENERATOR),
         element("title", title),
         element("style", Markup(style)),
     ]

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.attention_sections import maps, measures, overlays
-from pipeline.report.errors import by_noise, confusions
 from pipeline.report.examples import Recordings
-from pipeline.report.look import SCRIPT, STYLE
 from pipeline.report.markup import Content, Markup, element, page, table
+from pipeline.report.page_attention import maps, measures
+from pipeline.report.page_clips import overlays
+from pipeline.report.page_curves import by_fraction, by_length, costs, learning_curves
+from pipeline.report.page_errors import by_noise, confusions
+from pipeline.report.page_look import SCRIPT, STYLE
+from pipeline.report.page_scores import score_tables, summary
+from pipeline.report.page_section import Section
 from pipeline.report.provenance import train_command
 from pipeline.report.records import Record
 from pipeline.report.results import Results
-from pipeline.report.sections import Section, by_fraction, by_length, costs, learning_curves, score_tables, summary
 from pipeline.report.words import score, student_name
 
 

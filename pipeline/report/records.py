@@ -84,11 +84,14 @@ def read_record(path: Path) -> Record:
     """
     try:
         config, metrics = (_object(path / name) for name in ("config.json", "metrics.json"))
-        missing = sorted(({"student", "cache_id", "labels"} - config.keys()) | (_METRICS - metrics.keys()))
+        missing = sorted(({"student", "cache_id", "labels", "features"} - config.keys()) | (_METRICS - metrics.keys()))
         if missing:
             raise ValueError(f"{', '.join(missing)}: not there")
         for name in ("kd_weight", "validation", "test"):
             float(metrics[name])
+        for held, name in ((config, "features"), (metrics, "teacher")):
+            if not isinstance(held[name], dict):
+                raise ValueError(f"{name}: expected a JSON object")
         history = path / "history.json"
         epochs = json.loads(history.read_text(encoding="utf-8")) if history.is_file() else []
         if not (isinstance(epochs, list) and all(isinstance(epoch, dict) for epoch in epochs)):

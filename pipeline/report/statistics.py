@@ -87,17 +87,20 @@ def resampled_map(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) ->
         labels: (n, n_classes) of 0 and 1.
         counts: (n_resamples, n), how often a resample has a clip. Classes that it lacks are left out of its mean.
     """
+    often = np.ascontiguousarray(counts.T, np.int32)  # (n, n_resamples)
     total, present = np.zeros(len(counts)), np.zeros(len(counts))
     for score, label in zip(scores.T, labels.T, strict=True):
         order = np.argsort(-score, kind="stable")
-        taken = counts[:, order].cumsum(axis=1)
-        hits = (counts[:, order] * label[order]).cumsum(axis=1)
-        ends = np.append(np.diff(score[order]) != 0, True)  # clips of equal score share a threshold
-        taken, hits = taken[:, ends], hits[:, ends]
-        gained = np.diff(hits, axis=1, prepend=0)
-        n_positive = hits[:, -1]
-        precision = (gained * hits / np.maximum(taken, 1)).sum(axis=1) / np.maximum(n_positive, 1)
-        total += np.where(n_positive > 0, precision, 0)
+        positive = np.flatnonzero(label[order])
+        if not len(positive):
+            continue
+        ends = np.searchsorted(-score[order], -score[order][positive], side="right")  # equal scores: one threshold
+        drawn = often[order[positive]]  # (n_positive, n_resamples)
+        hits = drawn.cumsum(axis=0)[np.searchsorted(positive, ends) - 1]
+        until, which = np.unique(ends, return_inverse=True)
+        taken = np.add.reduceat(often[order[: until[-1]]], np.append(0, until[:-1])).cumsum(axis=0)[which]
+        n_positive = drawn.sum(axis=0)
+        total += (drawn * hits / np.maximum(taken, 1)).sum(axis=0) / np.maximum(n_positive, 1)
         present += n_positive > 0
     return total / np.maximum(present, 1)
 

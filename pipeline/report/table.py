@@ -3,16 +3,23 @@
 from typing import Any
 
 from pipeline.report.records import Record
+from pipeline.report.settings import differing, in_words, settings_of
 
 
 def table(runs: list[Record]) -> str:
     """Returns a Markdown table of runs of one cache: its teacher, then the runs by student, kd_weight and seed."""
     metric = runs[0].metrics["metric"]  # one cache, one task
     head = ("model", "kd_weight", "seed", f"test {metric}", "attention in event", "parameters", "training")
-    rows = [head, tuple("-" * len(name) for name in head), _teacher_row(runs[0].metrics)]
+    rows = [head, _teacher_row(runs[0].metrics)]
     key = ("student", "kd_weight", "seed")
-    rows += [_run_row(run.metrics) for run in sorted(runs, key=lambda run: [run.metrics[name] for name in key])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    runs = sorted(runs, key=lambda run: (*(run.metrics[name] for name in key), run.frame_weights))
+    rows += [_run_row(run.metrics) for run in runs]
+    special = differing([{"frame_weights": run.frame_weights, **settings_of(run)} for run in runs])
+    if special[0]:
+        words = ("settings that differ", "", *map(in_words, special))
+        rows = [(*row, word) for row, word in zip(rows, words, strict=True)]
+    rows.insert(1, tuple("-" * len(name) for name in rows[0]))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]

@@ -8,6 +8,7 @@ from pipeline.report.published import NSCV2_NOTE, SOURCE, published
 from pipeline.report.records import Record
 from pipeline.report.results import VANILLA, Column, Results
 from pipeline.report.settings import in_words, settings_of
+from pipeline.report.verdict import verdict
 from pipeline.report.words import cell_text, difference_text, methods, score, seeds_text, student_name, unit
 
 
@@ -69,18 +70,17 @@ def notes(results: Results) -> list[str]:
     if paper:
         note = f" {NSCV2_NOTE}" if results.dataset == "nscv2" else ""
         said.append(f"Published: {SOURCE}, one run each, teacher {score(metric, paper[0])}.{note}")
-    if results.settings:
-        said.append(f"Settings: {in_words(results.settings)}.")
     said.append(f"Cache {results.evidence.cache_id[:12]}.")
     return said
 
 
 def markdown(results: Results) -> str:
-    """Returns both tables and their notes."""
-    parts = [f"## {results.title}", _markdown(*score_rows(results))]
+    """Returns the verdict, both tables and their notes."""
+    parts = [f"## {results.title}", " ".join(verdict(results)).replace("*", "\\*"), _markdown(*score_rows(results))]
     if results.differences:
         parts += ["Difference to vanilla:", _markdown(*difference_rows(results))]
-    return "\n\n".join([*parts, *notes(results)])
+    said = [note.replace("*", "\\*") for note in notes(results)]
+    return "\n\n".join([*parts, *said, f"Settings: {in_words(results.settings)}."])
 
 
 def latex(results: Results) -> str:

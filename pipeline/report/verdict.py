@@ -10,6 +10,11 @@ _CONTROLS = {
     "event": "the true event, its upper bound",
 }
 
+# By the sign of an interval; None: a single seed without its test outputs has none.
+_TO_VANILLA = {1: "Distilling helps", -1: "Distilling hurts", 0: "No difference can be told for"}
+_TO_VANILLA |= {None: "One seed, no interval:"}
+_TO_OTHERS = {1: "better for", -1: "worse for", 0: "no difference can be told for", None: "no interval for"}
+
 
 def verdict(results: Results) -> list[str]:
     """Returns sentences: where distilling helps, by how much, where it does not, and how it does against controls."""
@@ -26,10 +31,10 @@ def verdict(results: Results) -> list[str]:
             vanilla, ours = results.cells[student, VANILLA].mean, results.cells[student, column].mean
             scores = f"{score(metric, vanilla)} to {score(metric, ours)}, weight {column.name}: "
             found.append((difference, student, scores))
-    sentences = _by_sign(results, found, "Distilling helps", "It hurts", "No difference can be told for")
+    sentences = _by_sign(results, found, _TO_VANILLA)
     if kept:
         sentences.append(f"For {_listed(kept)} validation chose no distillation.")
-    sentences += _controls(results)
+    sentences += _targets(results)
     n = len(results.differences)
     sentences.append(
         f"Numbers are {unit(metric)} on the test split, over {seeds_text(results.seeds)}; the weight was chosen on "
@@ -40,38 +45,42 @@ def verdict(results: Results) -> list[str]:
     return sentences
 
 
-def _controls(results: Results) -> list[str]:
-    """Returns how the rollout does against targets that are not the teacher's, at the same weight."""
+def _targets(results: Results) -> list[str]:
+    """Returns how the rollout does against controls at the same weight, and how other maps do against the rollout."""
     sentences = []
-    for control in results.columns:
-        rollout = Column("rollout", control.kd_weight)
-        if control.is_control:
-            found = [
-                (difference, student, "")
-                for student in results.students
-                if {(student, rollout), (student, control)} <= results.cells.keys()
-                and (difference := results.against(student, rollout, control))
-            ]
-            said = _by_sign(results, found, "better for", "worse for", "no difference can be told for")
-            if said:
-                named = f"The rollout against {_CONTROLS[control.frame_weights]}, at weight {control.kd_weight:g}: "
-                sentences.append(named + "; ".join(sentence.removesuffix(".") for sentence in said) + ".")
+    for other in results.columns:
+        rollout = Column("rollout", other.kd_weight)
+        if other.frame_weights == "rollout":
+            continue
+        ours, theirs = (rollout, other) if other.is_control else (other, rollout)
+        found = [
+            (difference, student, "")
+            for student in results.students
+            if {(student, ours), (student, theirs)} <= results.cells.keys()
+            and (difference := results.against(student, ours, theirs))
+        ]
+        said = [it.removesuffix(".") for it in _by_sign(results, found, _TO_OTHERS)]
+        if said:
+            compared = (
+                f"The rollout against {_CONTROLS[other.frame_weights]}"
+                if other.is_control
+                else f"{other.frame_weights} against the rollout"
+            )
+            sentences.append(f"{compared}, at weight {other.kd_weight:g}: {'; '.join(said)}.")
     return sentences
 
 
-def _by_sign(
-    results: Results, found: list[tuple[Difference, str, str]], better: str, worse: str, same: str
-) -> list[str]:
-    """Returns a sentence each for intervals above zero, below it, around it, and for differences without one."""
+def _by_sign(results: Results, found: list[tuple[Difference, str, str]], says: dict[int | None, str]) -> list[str]:
+    """Returns a sentence each for intervals above zero, below it and around it, and for differences without one."""
     sentences = []
-    for says, wanted in ((better, 1), (worse, -1), (same, 0), ("Without an interval:", None)):
+    for wanted, words in says.items():
         who = [
             f"{student_name(student)} ({more}{difference_text(results.metric, difference, results.seeds)})"
             for difference, student, more in found
             if (difference.sign if difference.low is not None else None) == wanted
         ]
         if who:
-            sentences.append(f"{says} {_listed(who)}.")
+            sentences.append(f"{words} {_listed(who)}.")
     return sentences
 
 

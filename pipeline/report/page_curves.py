@@ -1,108 +1,15 @@
-"""The page's parts that are about scores: summary, tables, learning curves, lengths, size."""
+"""The page's parts that draw scores: over epochs, clip lengths, shares of the training data, and size."""
 
 import math
-from dataclasses import dataclass
 
-from pipeline.report.charts import Series, chart, legend
-from pipeline.report.markup import Content, Markup, element, figure, table
-from pipeline.report.published import published
+from pipeline.report.charts import Series, chart
+from pipeline.report.drawing import legend
+from pipeline.report.markup import Content, Markup, figure
+from pipeline.report.page_section import Section, column_legend, pair, style_of
 from pipeline.report.records import Record
 from pipeline.report.results import VANILLA, Column, Results
-from pipeline.report.tables import notes
-from pipeline.report.verdict import verdict
-from pipeline.report.words import cell_text, difference_text, score, student_name, unit
-
-_WEIGHTS, _MAPS = ("k0", "k1", "k2", "k3"), ("m0", "m1", "m2")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page; without content it is not shown."""
-
-    name: str  # of its anchor
-    title: str
-    content: Content
-
-
-def style_of(results: Results, column: Column) -> tuple[str, bool]:
-    """Returns the colour of a column in every chart, and whether its lines are dashed: those of controls."""
-    if column == VANILLA:
-        return "v", False
-    if column.is_control:
-        return {"uniform": "uniform", "shuffled": "shuffled", "event": "true"}[column.frame_weights], True
-    if column.frame_weights == "rollout":
-        weights = [other for other in results.columns if other.frame_weights == "rollout" and other != VANILLA]
-        place = weights.index(column)
-        return _WEIGHTS[round(place * 3 / max(1, len(weights) - 1)) if len(weights) > 1 else 1], False
-    maps = sorted({other.frame_weights for other in results.columns if not other.is_control} - {"rollout"})
-    return _MAPS[maps.index(column.frame_weights) % 3], False
-
-
-def column_legend(results: Results, columns: list[Column]) -> Markup:
-    """Returns the names of the colours of columns."""
-    return legend([("without KD" if it == VANILLA else f"kd {it.name}", *style_of(results, it)) for it in columns])
-
-
-def pair(results: Results, student: str) -> list[Column]:
-    """Returns what is compared where there is room for two: vanilla, and the KD column that validation likes best."""
-    distilled = [
-        column
-        for column in results.columns
-        if (student, column) in results.cells and column != VANILLA and not column.is_control
-    ]
-    best = max(distilled, key=lambda it: _number(results.cells[student, it].validation), default=None)
-    return [column for column in (VANILLA, best) if column is not None and (student, column) in results.cells]
-
-
-def summary(tables: list[Results]) -> Section:
-    """Returns the verdicts."""
-    content = [
-        element(
-            "div",
-            element("h3", results.title),
-            [element("p", sentence) for sentence in verdict(results)],
-            class_="verdict",
-        )
-        for results in tables
-    ]
-    return Section("summary", "What the numbers say", content)
-
-
-def score_tables(tables: list[Results]) -> Section:
-    """Returns the papers' tables, each difference to vanilla under its score."""
-    return Section("tables", "Scores", [_score_table(number, it) for number, it in enumerate(tables, 1)])
-
-
-def _score_table(number: int, results: Results) -> Content:
-    paper = published(results.dataset, results.evidence)
-    rows: list[list[Content]] = []
-    for student in results.students:
-        row: list[Content] = [student_name(student)]
-        for column in results.columns:
-            row.append(_score_cell(results, student, column, paper))
-        rows.append(row)
-    head = ["student", *("0 (vanilla)" if column == VANILLA else column.name for column in results.columns)]
-    said = notes(results)
-    caption = [element("b", f"Table {number}. {results.title}."), " ", said[0]]
-    framed = "Framed: the weight with the best validation score." if results.chosen else ""
-    return [table(head, rows, caption), element("p", " ".join([framed, *said[1:]]), class_="note")]
-
-
-def _score_cell(results: Results, student: str, column: Column, paper) -> Content:
-    cell = results.cells.get((student, column))
-    if cell is None:
-        return ""
-    words = cell_text(results.metric, cell, results.seeds)
-    chosen = results.chosen.get(student) == column
-    parts: list[Content] = [element("span", words, class_="chosen" if chosen else None)]
-    difference = results.differences.get((student, column))
-    if difference:
-        judged = {1: "good", -1: "bad", 0: None}[difference.sign]
-        parts.append(element("small", difference_text(results.metric, difference, results.seeds), class_=judged))
-    if paper and column.frame_weights == "rollout" and column.kd_weight in paper[1].get(student, {}):
-        value = score(results.metric, paper[1][student][column.kd_weight])
-        parts.append(element("small", f"published {value}", class_="paper"))
-    return parts
+from pipeline.report.settings import key_of
+from pipeline.report.words import student_name, unit
 
 
 def learning_curves(tables: list[Results]) -> Section:
@@ -149,23 +56,29 @@ def by_length(tables: list[Results]) -> Section:
         "clip length, s",
         tables,
         lambda results: results.evidence.seconds,
-        lambda results: (results.dataset, results.metric, str(results.differing)),
+        lambda results: (results.dataset, results.metric, key_of(results.settings), _recipe(results)),
     )
+
+
+def _recipe(results: Results) -> str:
+    """Returns what data sets have in common that differ in length alone."""
+    recipe = results.evidence.recipe
+    return key_of({name: value for name, value in recipe.items() if name != "length_seconds"})
 
 
 def by_fraction(tables: list[Results]) -> Section:
     """Returns accuracy against the share of the training clips, where it was varied."""
 
     def others(results: Results) -> tuple:
-        rest = {name: value for name, value in results.differing.items() if name != "fraction"}
-        return results.dataset, results.evidence.cache_id, str(rest)
+        rest = {name: value for name, value in results.settings.items() if name != "fraction"}
+        return results.evidence.cache_id, key_of(rest)
 
     return _against(
         "fractions",
         "Accuracy against the share of the training clips",
         "share of the training clips",
         tables,
-        lambda results: results.differing.get("fraction"),
+        lambda results: results.settings.get("fraction"),
         others,
     )
 

@@ -1,14 +1,11 @@
-"""The page's parts that are about attention: measures, maps, and figure 2 for clips that can be played."""
-
-import numpy as np
+"""The page's figure 2 (arXiv 2110.14131): where everyone looks, over spectrograms of clips that can be played."""
 
 from cache_schema import CacheError
 from pipeline.distill.data import Split, load_splits
 from pipeline.distill.distillation import Distillation
 from pipeline.distill.run import read_run
 from pipeline.errors import TkdError
-from pipeline.report.attention import read_maps
-from pipeline.report.charts import Axis, heat_map, line, path, short, svg, text
+from pipeline.report.drawing import Axis, line, path, short, svg, text
 from pipeline.report.examples import (
     Looks,
     Recordings,
@@ -18,96 +15,13 @@ from pipeline.report.examples import (
     student_looks,
     teacher_looks,
 )
-from pipeline.report.markup import Content, Markup, data_uri, element, figure, table
+from pipeline.report.markup import Content, Markup, data_uri, element, figure
+from pipeline.report.page_section import Section, column_legend, pair, style_of
 from pipeline.report.results import Column, Results
-from pipeline.report.sections import Section, column_legend, pair, style_of
 from pipeline.report.words import student_name
 
-_MEASURES = {
-    "in_event": "in event",
-    "peak_in_event": "peak in event",
-    "peak_distance_seconds": "peak's distance, s",
-    "entropy": "entropy",
-    "kl_to_teacher": "KL to the teacher",
-}
 _N_CLIPS, _MOST_SOUND = 6, 1_600_000  # bytes, in all: base64 makes them a third more
 _WIDTH, _LEFT, _SPECTROGRAM, _PANEL = 340, 4, 74, 40
-
-
-def measures(tables: list[Results]) -> Section:
-    """Returns where everyone looks, in numbers: the teacher, and each student by what it was distilled from."""
-    parts: list[Content] = []
-    for results in tables:
-        names = [name for name in _MEASURES if any(cell.measure(name) is not None for cell in results.cells.values())]
-        if not names:
-            continue
-        teacher = results.teacher.get("attention") or {"in_event": results.teacher.get("attention_in_event")}
-        first: list[Content] = [f"teacher {results.teacher['name']}", "", *_row(teacher.get, names)]
-        rows = {
-            (student, column): [student_name(student), column.name, *_row(cell.measure, names)]
-            for student in results.students
-            for column in results.columns
-            if (cell := results.cells.get((student, column)))
-        }
-        short = [rows[student, column] for student in results.students for column in pair(results, student)]
-        run = next(iter(results.cells.values())).runs[0]
-        uniform = run.metrics["uniform_attention_in_event"]
-        equal = "" if uniform is None else f" Equal weights would put {uniform:.2f} in the event."
-        caption = [element("b", f"{results.title}."), f" Attention on the test split, mean over seeds.{equal}"]
-        head = ["", "kd", *(_MEASURES[name] for name in names)]
-        parts.append(table(head, [first, *short], caption))
-        if len(short) < len(rows):
-            every = table(head, [first, *rows.values()])
-            parts.append(element("details", element("summary", f"All {len(rows)} rows, with the controls"), every))
-    if parts:
-        parts.append(
-            element(
-                "p",
-                "In event: share of the weight on frames centred in the event. Peak in event: how often the largest "
-                "weight is (the pointing game, arXiv 1608.00507); distance: of it from the event, 0 inside. Entropy: "
-                "over that of equal weights, 1 is everywhere alike. KL: of the rollout to the student, nats. The "
-                "teacher's is the rollout without its readout's own place. Without KD a student's attention is read by "
-                "a query trained on its frozen frames: where it could look.",
-                class_="note",
-            )
-        )
-    return Section("attention", "Attention, measured", parts)
-
-
-def maps(tables: list[Results]) -> Section:
-    """Returns where the teacher looks, per layer and head, for each cache that stores it and is at hand."""
-    parts: list[Content] = []
-    for evidence in {id(it.evidence): it.evidence for it in tables}.values():
-        if evidence.cache is None:
-            continue
-        try:
-            found = read_maps(evidence.cache, evidence.rows, evidence.events)
-        except CacheError as error:
-            evidence.remarks.append(f"No map of the teacher's layers and heads: {error}")
-            continue
-        if found is None:
-            missing = "it keeps no weights by layer" if evidence.cache.layout.keep == "rollout" else "no event is known"
-            evidence.remarks.append(f"No map of the teacher's layers and heads: {evidence.cache.path}: {missing}.")
-            continue
-        layers = [f"layer {n}" for n in range(found.in_event.shape[0])]
-        heads = [str(n) for n in range(found.in_event.shape[1])]
-        charts = []
-        for title, values in (("Share in event", found.in_event), ("Peak in event", found.peak_in_event)):
-            cells = {
-                (row, column): (value, f"{value:.2f}", f"layer {row}, head {column}: {value:.3f}")
-                for (row, column), value in _items(values)
-            }
-            charts.append(heat_map(title, f"Per layer and head, {title.lower()}.", layers, heads, cells, "head"))
-        best = sorted(_items(found.in_event), key=lambda item: -item[1])[:3]
-        named = ", ".join(f"{row}.{column} ({value:.2f})" for (row, column), value in best)
-        name = evidence.cache.metadata["dataset"]["name"]
-        caption = (
-            f"{name}, cache {evidence.cache_id[:12]}: attention each frame receives, over {found.n_clips} test clips "
-            f"with a known event. Heads (layer.head) that point best: {named}; tkd train --frame-weights heads:... "
-            "distils from them."
-        )
-        parts.append(figure(charts, caption))
-    return Section("maps", "Where the teacher looks, by layer and head", parts)
 
 
 def overlays(tables: list[Results], recordings: Recordings | None) -> Section:
@@ -233,12 +147,3 @@ def _player(results: Results, split: Split, row: int, recordings: Recordings | N
 def _labels(split: Split, row: int) -> list[int]:
     labels = split.labels[row]
     return [int(labels)] if labels.ndim == 0 else labels.nonzero()[:, 0].tolist()
-
-
-def _row(measure, names: list[str]) -> list[Content]:
-    values = [measure(name) for name in names]
-    return ["" if value is None else f"{value:.2f}" for value in values]
-
-
-def _items(values: np.ndarray) -> list[tuple[tuple[int, int], float]]:
-    return [(place, float(value)) for place, value in np.ndenumerate(values)]

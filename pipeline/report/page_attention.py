@@ -1,0 +1,104 @@
+"""The page's parts that measure attention: of everyone, and of each of the teacher's layers and heads."""
+
+import numpy as np
+
+from cache_schema import CacheError
+from pipeline.report.charts import heat_map
+from pipeline.report.maps import read_maps
+from pipeline.report.markup import Content, element, figure, table
+from pipeline.report.page_section import Section, pair
+from pipeline.report.results import Results
+from pipeline.report.words import student_name
+
+_MEASURES = {
+    "in_event": "in event",
+    "peak_in_event": "peak in event",
+    "peak_distance_seconds": "peak's distance, s",
+    "entropy": "entropy",
+    "kl_to_teacher": "KL to the teacher",
+}
+
+
+def measures(tables: list[Results]) -> Section:
+    """Returns where everyone looks, in numbers: the teacher, and each student by what it was distilled from."""
+    parts: list[Content] = []
+    for results in tables:
+        names = [name for name in _MEASURES if any(cell.measure(name) is not None for cell in results.cells.values())]
+        if not names:
+            continue
+        teacher = results.teacher.get("attention") or {"in_event": results.teacher.get("attention_in_event")}
+        first: list[Content] = [f"teacher {results.teacher['name']}", "", *_row(teacher.get, names)]
+        rows = {
+            (student, column): [student_name(student), column.name, *_row(cell.measure, names)]
+            for student in results.students
+            for column in results.columns
+            if (cell := results.cells.get((student, column)))
+        }
+        short = [rows[student, column] for student in results.students for column in pair(results, student)]
+        run = next(iter(results.cells.values())).runs[0]
+        uniform = run.metrics["uniform_attention_in_event"]
+        equal = "" if uniform is None else f" Equal weights would put {uniform:.2f} in the event."
+        caption = [element("b", f"{results.title}."), f" Attention on the test split, mean over seeds.{equal}"]
+        head = ["", "kd", *(_MEASURES[name] for name in names)]
+        parts.append(table(head, [first, *short], caption))
+        if len(short) < len(rows):
+            every = table(head, [first, *rows.values()])
+            parts.append(element("details", element("summary", f"All {len(rows)} rows, with the controls"), every))
+    if parts:
+        parts.append(
+            element(
+                "p",
+                "In event: share of the weight on frames centred in the event. Peak in event: how often the largest "
+                "weight is (the pointing game, arXiv 1608.00507); distance: of it from the event, 0 inside. Entropy: "
+                "over that of equal weights, 1 is everywhere alike. KL: of the rollout to the student, nats. The "
+                "teacher's is the rollout without its readout's own place. Without KD a student's attention is read by "
+                "a query trained on its frozen frames: where it could look.",
+                class_="note",
+            )
+        )
+    return Section("attention", "Attention, measured", parts)
+
+
+def maps(tables: list[Results]) -> Section:
+    """Returns where the teacher looks, per layer and head, for each cache that stores it and is at hand."""
+    parts: list[Content] = []
+    for evidence in {id(it.evidence): it.evidence for it in tables}.values():
+        if evidence.cache is None:
+            continue
+        try:
+            found = read_maps(evidence.cache, evidence.rows, evidence.events)
+        except CacheError as error:
+            evidence.remarks.append(f"No map of the teacher's layers and heads: {error}")
+            continue
+        if found is None:
+            missing = "it keeps no weights by layer" if evidence.cache.layout.keep == "rollout" else "no event is known"
+            evidence.remarks.append(f"No map of the teacher's layers and heads: {evidence.cache.path}: {missing}.")
+            continue
+        layers = [f"layer {n}" for n in range(found.in_event.shape[0])]
+        heads = [str(n) for n in range(found.in_event.shape[1])]
+        charts = []
+        for title, values in (("Share in event", found.in_event), ("Peak in event", found.peak_in_event)):
+            cells = {
+                (row, column): (value, f"{value:.2f}", f"layer {row}, head {column}: {value:.3f}")
+                for (row, column), value in _items(values)
+            }
+            charts.append(heat_map(title, f"Per layer and head, {title.lower()}.", layers, heads, cells, "head"))
+        best = sorted(_items(found.in_event), key=lambda item: -item[1])[:3]
+        named = ", ".join(f"{row}.{column} ({value:.2f})" for (row, column), value in best)
+        name = evidence.cache.metadata["dataset"]["name"]
+        caption = (
+            f"{name}, cache {evidence.cache_id[:12]}: attention each frame receives, over {found.n_clips} test clips "
+            f"with a known event. Heads (layer.head) that point best: {named}; tkd train --frame-weights heads:... "
+            "distils from them."
+        )
+        parts.append(figure(charts, caption))
+    return Section("maps", "Where the teacher looks, by layer and head", parts)
+
+
+def _row(measure, names: list[str]) -> list[Content]:
+    values = [measure(name) for name in names]
+    return ["" if value is None else f"{value:.2f}" for value in values]
+
+
+def _items(values: np.ndarray) -> list[tuple[tuple[int, int], float]]:
+    return [(place, float(value)) for place, value in np.ndenumerate(values)]

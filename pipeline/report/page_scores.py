@@ -1,0 +1,65 @@
+"""The page's parts that state scores: in words, and the papers' tables."""
+
+from pipeline.report.markup import Content, element, table
+from pipeline.report.page_section import Section
+from pipeline.report.published import published
+from pipeline.report.results import VANILLA, Column, Results
+from pipeline.report.settings import in_words
+from pipeline.report.tables import notes
+from pipeline.report.verdict import verdict
+from pipeline.report.words import cell_text, difference_text, score, student_name
+
+
+def summary(tables: list[Results]) -> Section:
+    """Returns the verdicts."""
+    content = [
+        element(
+            "div",
+            element("h3", results.title),
+            [element("p", sentence) for sentence in verdict(results)],
+            class_="verdict",
+        )
+        for results in tables
+    ]
+    return Section("summary", "What the numbers say", content)
+
+
+def score_tables(tables: list[Results]) -> Section:
+    """Returns the papers' tables, each difference to vanilla under its score."""
+    return Section("tables", "Scores", [_score_table(number, it) for number, it in enumerate(tables, 1)])
+
+
+def _score_table(number: int, results: Results) -> Content:
+    paper = published(results.dataset, results.evidence)
+    rows: list[list[Content]] = []
+    for student in results.students:
+        row: list[Content] = [student_name(student)]
+        for column in results.columns:
+            row.append(_score_cell(results, student, column, paper))
+        rows.append(row)
+    head = ["student", *("0 (vanilla)" if column == VANILLA else column.name for column in results.columns)]
+    said, settings = notes(results), in_words(results.settings)
+    caption = [element("b", f"Table {number}. {results.title}."), " ", said[0]]
+    framed = "Framed: the weight with the best validation score." if results.chosen else ""
+    return [
+        table(head, rows, caption),
+        element("p", " ".join([framed, *said[1:]]), class_="note"),
+        element("details", element("summary", "Settings"), element("p", settings, class_="note")),
+    ]
+
+
+def _score_cell(results: Results, student: str, column: Column, paper) -> Content:
+    cell = results.cells.get((student, column))
+    if cell is None:
+        return ""
+    words = cell_text(results.metric, cell, results.seeds)
+    chosen = results.chosen.get(student) == column
+    parts: list[Content] = [element("span", words, class_="chosen" if chosen else None)]
+    difference = results.differences.get((student, column))
+    if difference:
+        judged = {1: "good", -1: "bad", 0: None}[difference.sign]
+        parts.append(element("small", difference_text(results.metric, difference, results.seeds), class_=judged))
+    if paper and column.frame_weights == "rollout" and column.kd_weight in paper[1].get(student, {}):
+        value = score(results.metric, paper[1][student][column.kd_weight])
+        parts.append(element("small", f"published {value}", class_="paper"))
+    return parts
