@@ -3,10 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+ORDER = torch.channels_last
+"""torch.contiguous_format: torch's default, for comparison."""
+
 
 def channels_last(x: Tensor) -> Tensor:
     """x (batch, n_channels, n_rows, T) in that order of memory, which all that follows keeps."""
-    return x.to(memory_format=torch.channels_last)
+    return x.to(memory_format=ORDER)
 
 
 def conv_over_time(conv: nn.Conv1d, x: Tensor) -> Tensor:
