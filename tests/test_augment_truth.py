@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from test_teacher_model import tiny_teacher
 
-from pipeline.bench.augmentation import CHAIN, VIEWS, truth_of
+from pipeline.bench.augmentation import CHAIN, VIEWS, truth_of, truth_of_views
 from pipeline.data.manifest import Clip, DatasetInfo, Manifest
 from pipeline.distill.augment import AUGMENTATIONS, DEFAULT_AUGMENTATIONS
 from pipeline.teacher.model import load_teacher
@@ -19,7 +19,7 @@ TRUE = 0.9  # mean cosine of an augmentation that may be on by default
 def truths(tiny_data):
     teacher = load_teacher("bundled")[0]
     truths = truth_of(tiny_data, tiny_data.split("validation"), teacher, (*AUGMENTATIONS, CHAIN))
-    return truths | truth_of(tiny_data, tiny_data.split("train")[:16], teacher, (VIEWS,))
+    return truths | {VIEWS: truth_of_views(tiny_data, tiny_data.split("train")[:16], "bundled")}
 
 
 @pytest.mark.parametrize("name", [*AUGMENTATIONS, CHAIN, VIEWS])
@@ -46,7 +46,7 @@ def test_mixed_weights_are_nearer_than_the_louder_clips_alone(truths):
 
 
 def test_a_stored_view_has_the_weights_that_the_teacher_gave_it(truths):
-    assert truths[VIEWS].cosine == pytest.approx(1) and truths[VIEWS].unchanged < 0.6
+    assert truths[VIEWS].worst > 0.9999 and truths[VIEWS].features_db < 0.01 and truths[VIEWS].unchanged < 0.6
 
 
 def test_clips_of_several_labels_and_lengths_are_compared_too(tmp_path):
