@@ -1,9 +1,9 @@
 """Recurrent layers, with their training on a CPU written out.
 
 torch runs a GRU, and whatever is looped over frames, as dozens of small recorded operations a frame. Here a whole
-sequence is one operation: all frames' inputs in one product, then only what must be done frame by frame, in buffers
-made once; backwards likewise, all weight gradients in one product at the end. Under autocast the factors of products
-are of its dtype, and the states, gates and their gradients stay float32.
+sequence is one operation, with gradients written by hand: frame by frame is done only what must be; the inputs of many
+frames are one product, and so are weight gradients. Under autocast the factors of products are of its dtype, while
+states, gates, their gradients and sums over time stay float32.
 """
 
 import torch
@@ -15,6 +15,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
+_ONEDNN_DTYPES = set()
+if torch.backends.mkldnn.is_available():
+    _ONEDNN_DTYPES.add(torch.float32)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        _ONEDNN_DTYPES.add(torch.bfloat16)
 
 BLOCK_ROWS = 1024
 """Clips x frames whose products are one: enough for full speed, few enough to stay in a core's cache."""
@@ -24,6 +29,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias, as `linear`; outside of autograd.
 
     By oneDNN where torch has it: for float32, `linear` takes MKL, which is half as fast on CPUs that are not Intel's.
+    torch offers oneDNN's product on dense tensors only by an operator with an underscore, its compiler's own.
     """
     if not _by_onednn(x.dtype):
         return linear(x, weight, bias)
@@ -51,7 +57,7 @@ def tanh_(x: Tensor) -> Tensor:
 
 
 def _by_onednn(dtype: torch.dtype) -> bool:
-    return dtype != torch.float64 and torch.backends.mkldnn.is_available()
+    return dtype in _ONEDNN_DTYPES and torch.backends.mkldnn.enabled
 
 
 class GruSequence(torch.autograd.Function):

@@ -70,6 +70,19 @@ def test_training_equals_torch_s(
 
 
 @every_layer
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_without_onednn_it_is_the_same(make: Callable, bfloat16: bool) -> None:
+    """As on a CPU, or with a torch, that lacks it."""
+    torch.manual_seed(0)
+    layer, x = make(torch.float32), torch.randn(3, 23, 6)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        expected = with_gradients(layer, x, None, by_hand=True)
+        with torch.backends.mkldnn.flags(enabled=False):
+            found = with_gradients(layer, x, None, by_hand=True)
+    assert worst_error(found, expected) < (0.01 if bfloat16 else 1e-5)
+
+
+@every_layer
 def test_bfloat16_is_no_worse_than_torch_s(make: Callable) -> None:
     """Under autocast: within 1 % of float32, and no further from it than autocast brings torch's own layers."""
     torch.manual_seed(0)
