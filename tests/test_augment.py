@@ -342,6 +342,8 @@ def test_what_does_not_say_what_it_does_to_the_targets_cannot_be_registered():
         register("flip", Gain)
     with pytest.raises(TkdError, match=r"augmentation gain: there is one of this name\. Choose another\."):
         register("gain", Gain())
+    with pytest.raises(TypeError):
+        AUGMENTATIONS["flip"] = Gain()
     assert known == AUGMENTATIONS
 
 

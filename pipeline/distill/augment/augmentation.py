@@ -2,8 +2,9 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,8 @@ from pipeline.errors import TkdError, nearest
 
 Draws = dict[str, Tensor]  # what chance decides; the first dimension of each tensor is the clip
 
-AUGMENTATIONS: dict[str, "Augmentation"] = {}
+_KNOWN: dict[str, "Augmentation"] = {}
+AUGMENTATIONS: Mapping[str, "Augmentation"] = MappingProxyType(_KNOWN)  # by `register` alone
 
 _STATED = ("to_weights", "to_labels", "to_events")
 _DONE = ("draw", "features", "weights", "labels", "events")
@@ -75,7 +77,7 @@ def register(name: str, augmentation: Augmentation) -> None:
         raise TkdError(f"augmentation {name}: does not say {', '.join(silent)}. Every Augmentation states all of them.")
     if not isinstance(augmentation, Augmentation):
         raise TkdError(f"augmentation {name}: is a {kind.__name__}, expected an instance of an Augmentation.")
-    AUGMENTATIONS[name] = augmentation
+    _KNOWN[name] = augmentation
 
 
 def check_augmentations(names: Iterable[str]) -> None:
