@@ -7,13 +7,13 @@ import sys
 import time
 
 import cache_builder
-import numpy as np
 import pytest
 import torch
+from planted import planted_cache
 from safetensors.torch import load_file
 from torch import nn
 
-from cache_schema import Layout, create_cache, finalise, open_cache, write_partition
+from cache_schema import open_cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import load_splits
 from pipeline.distill.distillation import Distillation
@@ -172,37 +172,7 @@ def test_senseless_settings_are_refused(field):
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """A cache whose label is a band that is loud during the event, and whose teacher looks at the event alone."""
-    path, n, n_frames = tmp_path_factory.mktemp("planted") / "planted.zarr", 192, 99
-    layout = Layout(n, n_frames, n_frames, 40, 4, 1, 1, "single_label")
-    rng = np.random.default_rng(0)
-    label, first = rng.integers(0, 4, n, dtype=np.int32), rng.integers(0, n_frames - 20, n)
-    inside = (np.arange(n_frames) >= first[:, None]) & (np.arange(n_frames) < first[:, None] + 20)
-    features = rng.standard_normal((n, 40, n_frames)).astype(np.float32)
-    features += 3 * inside[:, None] * (np.arange(40) // 10 == label[:, None])[:, :, None]
-    described = cache_builder.metadata(layout)
-    described["features"] |= {"hop_length": 320, "frame_offset": 319.5, "sample_rate": 16000}
-    described["teacher"] |= {"hop_length": 320, "frame_offset": 319.5, "sample_rate": 16000}
-    known = {
-        "clip_id": np.array([f"clip {i}" for i in range(n)]),
-        "split": np.repeat(np.arange(3, dtype=np.uint8), [128, 32, 32]),
-        "label": label,
-        "n_frames": np.full(n, n_frames, np.int32),
-        "n_feature_frames": np.full(n, n_frames, np.int32),
-        "event_start": 320 * first + 319,
-        "event_stop": 320 * (first + 19) + 320,
-        "view": np.zeros(n, np.uint8),
-    }
-    create_cache(path, layout, known, described)
-    arrays = {
-        "rollout": (inside / 20).astype(np.float32),
-        "logits": np.zeros((n, 4), np.float32),
-        "features": features,
-        "audio_sha256": np.array(["0" * 64] * n),
-    }
-    write_partition(path, 0, arrays)
-    finalise(path)
-    return open_cache(path)
+    return planted_cache(tmp_path_factory.mktemp("planted") / "planted.zarr")
 
 
 @pytest.mark.parametrize("name", ["tc_resnet", "crnn"])

@@ -15,6 +15,8 @@ from pipeline.frames import align, student_grid, teacher_grid
 from pipeline.tasks import clip_losses
 from students import Student, StudentOutput
 
+_MIXTURE_RATE = 10  # times the learning rate: Adam moves a parameter by no more than that a step, too little for logits
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -39,9 +41,10 @@ class Distillation(nn.Module):
     Attributes:
         student: The network that is deployed.
         query: (n_channels,), q of arXiv 2110.14131; absent where the student's own attention is used.
-        mixture: (n_maps,), logits of the stored maps' mixture, where one is learned. The KL itself would make it choose
-            what is easy to imitate, such as equal weights. So it is learned (our choice) by `reader`: maps gain that
-            point at frames from which the label can be read. Neither changes the student but through the KL.
+        mixture: (n_maps,), a tenth of the logits of the stored maps' mixture, where one is learned. The KL itself would
+            make it choose what is easy to imitate, such as equal weights. So it is learned (our choice) by `reader`:
+            maps gain that point at frames from which the label can be read. Neither changes the student but through
+            the KL.
         reader: A linear classifier of the student's frames, averaged with the mixture's weights.
     """
 
@@ -70,7 +73,7 @@ class Distillation(nn.Module):
             raise TkdError(f"{student.name} has no attention of its own. Train it with --attention query.")
         if self.weights.kind == "learned":
             self.mixture = nn.Parameter(torch.zeros(self.weights.n_maps(cache)))
-            self.reader = nn.Linear(student.n_channels, len(cache.labels))
+            self.reader = nn.utils.skip_init(nn.Linear, student.n_channels, len(cache.labels))
             nn.init.zeros_(self.reader.weight)
             nn.init.zeros_(self.reader.bias)
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -117,7 +120,7 @@ class Distillation(nn.Module):
         """Returns the frame weights that are taught, (batch, T_teacher), on the teacher's frames."""
         weights, kind = batch.weights, self.weights.kind
         if kind == "learned":
-            return (self.mixture.softmax(dim=0)[:, None] * weights).sum(dim=1)
+            return (self.mixed()[:, None] * weights).sum(dim=1)
         if kind == "shuffled":
             # Of equal weights a trace, for a clip that ends before the other's event.
             return weights.roll(1, 0) + 1e-6 * self._equal(weights, batch.weight_lengths)
@@ -129,6 +132,10 @@ class Distillation(nn.Module):
             inside = equal * ((centre >= batch.event_start[:, None]) & (centre < batch.event_stop[:, None]))
             return torch.where(inside.any(dim=1, keepdim=True), inside, equal)
         return weights
+
+    def mixed(self) -> Tensor:
+        """Returns the shares of the stored maps in a learned mixture, (n_maps,), sum 1."""
+        return (_MIXTURE_RATE * self.mixture).softmax(dim=0)
 
     def on_student_frames(self, weights: Tensor, batch: Clips, output: StudentOutput) -> Tensor:
         """Returns weights (batch, T_teacher) as a_T on the student's frames, (batch, T_student)."""

@@ -1,0 +1,266 @@
+"""What a student can be taught with: terms, frame weights, schedules; planted answers, and second routes."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from planted import POINTING, planted_cache
+from torch import nn
+
+from pipeline.distill.config import TrainConfig
+from pipeline.distill.data import load_splits
+from pipeline.distill.distillation import Distillation, scheduled
+from pipeline.distill.frame_weights import FrameWeights
+from pipeline.distill.losses import temporal_kd_loss
+from pipeline.distill.run import read_run
+from pipeline.distill.score import score
+from pipeline.distill.train import train
+from pipeline.errors import TkdError
+from students import Student, build_student
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    return {keep: planted_cache(folder / f"{keep}.zarr", keep) for keep in ("rollout", "layers", "heads")}
+
+
+def lesson(cache, student="tc_resnet", **settings):
+    """A fresh student as it would be trained, and a batch of what it would be trained on."""
+    torch.manual_seed(0)
+    config = TrainConfig(student=student, **settings)
+    splits = load_splits(cache, frame_weights=config.frame_weights)
+    return Distillation(build_student(student, 4), config, cache), splits["train"].take(range(16))
+
+
+@pytest.mark.parametrize(
+    ("choice", "keep", "expected"),
+    [
+        ("heads:1.0", "heads", lambda heads: heads[:, 1, 0]),
+        ("heads:1.0,0.1", "heads", lambda heads: (heads[:, 1, 0] + heads[:, 0, 1]) / 2),
+        ("heads:all", "heads", lambda heads: heads.mean((1, 2))),
+        ("layers:1", "heads", lambda heads: heads[:, 1].mean(1)),
+        ("layers:1", "layers", lambda heads: heads[:, 1].mean(1)),
+        ("layers:all", "layers", lambda heads: heads.mean((1, 2))),
+    ],
+)
+def test_frame_weights_are_the_mean_of_the_chosen_maps(caches, choice, keep, expected):
+    heads = torch.from_numpy(caches["heads"].read("head_weights"))[:16]
+    distillation, batch = lesson(caches[keep], frame_weights=choice)
+    torch.testing.assert_close(distillation.teacher_weights(batch), expected(heads), atol=2e-3, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("choice", "keep", "message"),
+    [
+        ("heads:1.0", "layers", "keeps no weights by head, which frame weights heads need. Build it with --keep heads"),
+        ("layers:0", "rollout", "keeps no weights by layer, which frame weights layers need"),
+        ("learned", "rollout", "keeps no weights by layer, which frame weights learned need"),
+        ("heads:2.0", "heads", "has no head 2.0; its teacher has 2 layers of 2 heads, counted from 0"),
+        ("layers:0,7", "heads", "has no layer 7; its teacher has 2 layers"),
+    ],
+)
+def test_weights_that_a_cache_does_not_hold_are_refused_with_the_way_out(caches, choice, keep, message, tmp_path):
+    with pytest.raises(TkdError, match=message):
+        train(caches[keep], TrainConfig(frame_weights=choice), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "roll", "layers", "layers:", "layers:1.0", "heads:1", "heads:1.0,", "rollout:all"]
+)
+def test_a_choice_that_is_none_is_answered_with_those_there_are(text):
+    with pytest.raises(TkdError, match="expected rollout, layers:2,3"):
+        FrameWeights.parse(text)
+
+
+def test_a_learned_mixture_finds_the_map_that_points_and_teaches_the_student_nothing_else(caches, tmp_path):
+    config = TrainConfig(student="tc_resnet", frame_weights="learned", kd_weight=0.5, epochs=10, batch_size=8)
+    metrics = train(caches["heads"], config, tmp_path / "run")
+    mixture = (10 * read_run(tmp_path / "run").training_only["mixture"]).softmax(0)
+    assert mixture[2 * POINTING[0] + POINTING[1]] > 0.6  # of four
+    assert metrics["attention_in_event"] > 0.4 > 2 * metrics["uniform_attention_in_event"] - 0.05
+    distillation, batch = lesson(caches["heads"], frame_weights="learned", kd_weight=0.0)
+    distillation(batch).total.backward()
+    plain, _ = lesson(caches["heads"], kd_weight=0.0)
+    plain(batch_of(caches["heads"])).total.backward()
+    for own, other in zip(distillation.student.parameters(), plain.student.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, rtol=0, atol=0)
+
+
+def batch_of(cache):
+    return load_splits(cache)["train"].take(range(16))
+
+
+def test_the_controls_are_what_they_say(caches):
+    cache = caches["rollout"]
+    rollout = lesson(cache)[0].teacher_weights(batch_of(cache))
+    uniform, batch = lesson(cache, frame_weights="uniform")
+    assert (uniform.teacher_weights(batch) == 1).all()
+    shuffled, _ = lesson(cache, frame_weights="shuffled")
+    torch.testing.assert_close(shuffled.teacher_weights(batch), rollout.roll(1, 0), atol=2e-6, rtol=0)
+    event, _ = lesson(cache, frame_weights="event")
+    np.testing.assert_array_equal(event.teacher_weights(batch) > 0, rollout > 0)  # the planted rollout is the event
+    unknown = dataclasses.replace(batch, event_start=torch.full((16,), -1), event_stop=torch.full((16,), -1))
+    assert (event.teacher_weights(unknown) == 1).all()
+
+
+def test_an_attention_student_can_be_taught_by_its_own_attention(caches, tmp_path):
+    config = TrainConfig(student="att_rnn", attention="own", kd_weight=0.5, epochs=1, batch_size=32)
+    metrics = train(caches["rollout"], config, tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    assert not run.training_only
+    clips = load_splits(caches["rollout"], names=("test",))["test"]
+    assert score(run.on(caches["rollout"]), clips).attention == pytest.approx(metrics["attention"], abs=1e-6)
+    with torch.no_grad():
+        batch = clips.take(range(4))
+        output = run.student(batch.features.float(), batch.lengths)
+        torch.testing.assert_close(run.on(caches["rollout"]).log_attention(output).exp(), output.attention)
+    with pytest.raises(TkdError, match=r"crnn has no attention of its own\. Train it with --attention query"):
+        train(caches["rollout"], TrainConfig(student="crnn", attention="own"), tmp_path / "crnn")
+
+
+def test_the_total_is_the_terms_as_weighted(caches):
+    """Convex and additive, with the schedule's factor, restated from the terms."""
+    for combination, schedule, progress, factor in (
+        ("convex", "constant", 0.3, 1.0),
+        ("convex", "decay", 0.25, 0.75),
+        ("additive", "rise", 0.25, 0.25),
+    ):
+        settings = {"kd_weight": 0.2, "logit_kd": 0.4, "combination": combination, "kd_schedule": schedule}
+        distillation, batch = lesson(caches["rollout"], **settings)
+        losses = distillation.eval()(batch, progress)
+        rest = 1 - factor * 0.6 if combination == "convex" else 1
+        expected = rest * losses.task + factor * (0.2 * losses.temporal + 0.4 * losses.logit)
+        torch.testing.assert_close(losses.total, expected)
+    assert [scheduled("decay", p) for p in (0, 1)] == [1, 0] and [scheduled("rise", p) for p in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize("task", ["single_label", "multi_label"])
+def test_logits_alone_teach_what_the_labels_would(tmp_path, task):
+    """The planted teacher's logits are right: a student that hardly hears the labels learns from them."""
+    cache = planted_cache(tmp_path / "c.zarr", task=task)
+    config = TrainConfig(student="tc_resnet", kd_weight=0, logit_kd=0.999, epochs=6, batch_size=8)
+    assert train(cache, config, tmp_path / "run")["test"] > 0.8
+
+
+def test_the_average_that_is_scored_is_that_of_the_steps(caches, tmp_path):
+    """EMA restated: weights and BatchNorm's statistics after each step, from the same steps."""
+    cache, decay = caches["rollout"], 0.6
+    config = TrainConfig(student="tc_resnet", kd_weight=0, epochs=1, batch_size=64, ema=decay)
+    train(cache, config, tmp_path / "run")
+    kept = []
+    for n_clips in (64, 128):  # after the first step, and after both: the learning rate warms up over an epoch of two
+        steps = dataclasses.replace(config, ema=0.0)
+        kept.append(steps_of(cache, steps, n_clips // 64))
+    expected = {name: decay * kept[0][name] + (1 - decay) * kept[1][name] for name in kept[0]}
+    student = read_run(tmp_path / "run").student.state_dict()
+    for name, value in student.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name])
+
+
+def steps_of(cache, config, n):
+    """The student's state after the first `n` steps of the first epoch, by a plain loop."""
+    torch.manual_seed(config.seed)
+    student = build_student(config.student, 4)
+    optimizer = torch.optim.AdamW(student.parameters(), weight_decay=config.weight_decay, fused=True)
+    train_split = load_splits(cache)["train"]
+    for step, batch in zip(range(n), train_split.shuffled(config.batch_size, [0]), strict=False):
+        optimizer.param_groups[0]["lr"] = config.learning_rate * (step + 1) / 2
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(student(batch.features.float(), batch.lengths).logits, batch.labels).backward()
+        nn.utils.clip_grad_norm_(student.parameters(), config.max_grad_norm)
+        optimizer.step()
+    return student.state_dict()
+
+
+def test_training_stops_when_the_score_does(caches, tmp_path):
+    config = TrainConfig(student="tc_resnet", epochs=9, patience=2, learning_rate=1e-9)
+    metrics = train(caches["rollout"], config, tmp_path / "run")
+    assert metrics["epochs"] == metrics["best_epoch"] + 2 < 9
+    assert len(json.loads((tmp_path / "run" / "history.json").read_text())) == metrics["epochs"]
+
+
+def test_a_fraction_of_the_clips_is_nested_and_drawn_by_the_seed(caches):
+    def taken(**settings):
+        batches = load_splits(caches["rollout"], **settings)["train"].shuffled(16, [5])
+        return {name for batch in batches for name in batch.clip_id}
+
+    tenth, third, other = taken(fraction=0.1), taken(fraction=0.3), taken(fraction=0.3, seed=1)
+    assert len(tenth) == 13 and len(third) == 38 and tenth < third != other
+
+
+def test_sgd_trains_and_rare_classes_are_weighted(caches, tmp_path):
+    config = TrainConfig(
+        student="tc_resnet", optimizer="sgd", learning_rate=0.1, class_weights="balanced", epochs=4, batch_size=8
+    )
+    assert train(caches["rollout"], config, tmp_path / "run")["test"] > 0.6
+
+
+class Small(Student):
+    """The network of docs/students.md."""
+
+    name = "small"
+    n_mfcc = 0
+    n_channels = 16
+
+    def __init__(self, n_classes, n_mels):
+        super().__init__(n_mels)
+        self.conv = nn.Conv1d(n_mels, self.n_channels, 3, padding=1)
+        self.classifier = nn.Linear(self.n_channels, n_classes)
+
+    def encode(self, mfcc, lengths):
+        return torch.relu(self.conv(mfcc)).transpose(1, 2)
+
+    def read_out(self, frames, lengths):
+        n_frames = frames.shape[1] if lengths is None else lengths[:, None]
+        return self.classifier(frames.sum(1) / n_frames), None
+
+
+def test_a_class_of_ones_own_is_trained_resumed_and_read_back(caches, tmp_path):
+    config, cache = TrainConfig(epochs=2, batch_size=16), caches["rollout"]
+    metrics = train(cache, config, tmp_path / "run", student=Small)
+    assert metrics["student"] == "small"
+    assert train(cache, config, tmp_path / "run", resume=True, student=Small) == metrics
+    run = read_run(tmp_path / "run", Small)
+    assert score(run.on(cache), load_splits(cache)["test"]).value == metrics["test"]
+    with pytest.raises(TkdError, match=r"its student small is a class of its own. Give it: read_run\(path, student="):
+        read_run(tmp_path / "run")
+
+
+def test_a_run_keeps_its_history_its_test_logits_and_pictures_of_attention(caches, tmp_path):
+    cache = caches["rollout"]
+    metrics = train(cache, TrainConfig(student="tc_resnet", epochs=2, batch_size=32), tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    assert [record["epoch"] for record in run.history] == [1, 2]
+    assert max(record["validation"] for record in run.history) == metrics["validation"]
+    assert set(metrics["attention"]) == {
+        "in_event",
+        "peak_in_event",
+        "peak_distance_seconds",
+        "entropy",
+        "kl_to_teacher",
+    }
+    assert metrics["teacher"]["attention"]["peak_in_event"] == 1
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator(
+        str(tmp_path / "run"), {"images": 0, "scalars": 0}
+    )
+    events.Reload()
+    assert len(events.Images("attention")) == 2 and len(events.Scalars("validation")) == 2
+    image = events.Images("attention")[0]
+    assert (image.width, image.height) == (50 * 3, 8 * (2 * 8 + 4))
+
+
+def test_kl_to_the_teacher_is_to_the_rollout_whatever_was_taught(caches, tmp_path):
+    cache = caches["rollout"]
+    metrics = train(cache, TrainConfig(student="tc_resnet", frame_weights="uniform", epochs=1), tmp_path / "run")
+    run, test = read_run(tmp_path / "run"), load_splits(cache)["test"]
+    distillation, batch = run.on(cache), test.take(range(len(test)))
+    with torch.no_grad():
+        output = run.student(batch.features.float(), batch.lengths)
+        teacher = distillation.on_student_frames(batch.weights, batch, output)
+        expected = temporal_kd_loss(distillation.log_attention(output), teacher).mean()
+    assert metrics["attention"]["kl_to_teacher"] == pytest.approx(float(expected), rel=1e-4)
