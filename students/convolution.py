@@ -8,18 +8,18 @@ ORDER = torch.channels_last
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """x (batch, n_channels, n_rows, T) in that order of memory, which all that follows keeps."""
+    """x (batch, n_channels, n_rows, T) in that order of memory, which convolutions and activations keep."""
     return x.to(memory_format=ORDER)
 
 
 def conv_over_time(conv: nn.Conv1d, x: Tensor) -> Tensor:
-    """`conv` of x (batch, n_inputs, 1, T), as (batch, n_outputs, 1, T'), in x's order of memory.
+    """`conv` of x (batch, n_inputs, 1, T), as (batch, n_outputs, 1, T').
 
     Not `conv(x)`: torch's one-dimensional convolution first puts its input in the other order, in which oneDNN
     takes up to twice as long.
     """
     return nn.functional.conv2d(
-        x,
+        channels_last(x),
         conv.weight.unsqueeze(2),
         conv.bias,
         (1, conv.stride[0]),

@@ -37,11 +37,12 @@ class MaskedBatchNorm(nn.BatchNorm1d):
             mask: (batch, T), bool, True on valid frames; None when all are.
         """
         if mask is None:
-            return super().forward(x)
+            # In channels-last order torch sums a channel in float32 value by value: three digits are lost.
+            return super().forward(x.contiguous())
         normalised = torch.zeros_like(x)
         by_frame = normalised.movedim(-1, 1)  # a view, (batch, T, n_channels[, n_rows])
         by_frame[mask] = super().forward(x.movedim(-1, 1)[mask])
         return normalised
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Rows are taken too, as BatchNorm2d would: flattening them would copy what is in channels-last order."""
+        """Rows are taken too, as by BatchNorm2d."""

@@ -53,7 +53,7 @@ class AttRnn(Student):
         """The outputs of the second bidirectional GRU, (batch, T, 256), forward half first."""
         mask = None if lengths is None else valid_mask(lengths, mfcc.shape[2])
         x = self.norm1(torch.relu(self.conv1(channels_last(mfcc.unsqueeze(1)))), mask)  # (batch, 10, n_mfcc, T)
-        x = self.norm2(torch.relu(self.conv2(x)), mask)  # (batch, 1, n_mfcc, T)
+        x = self.norm2(torch.relu(self.conv2(channels_last(x))), mask)  # (batch, 1, n_mfcc, T)
         return self.gru(x.squeeze(1).transpose(1, 2), lengths)
 
     def read_out(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from students.base import Student
-from students.convolution import channels_last, conv_over_time
+from students.convolution import conv_over_time
 from students.initialisation import keras_init
 from students.masking import MaskedBatchNorm, mean_over_time, valid_mask
 
@@ -85,7 +85,7 @@ class TcResNet(Student):
 
     def encode(self, mfcc: Tensor, lengths: Tensor | None) -> Tensor:
         """The map before average pooling, (batch, ceil(T / stride), n_channels)."""
-        x = conv_over_time(self.conv, channels_last(mfcc.unsqueeze(2)))  # (batch, n_channels, 1, T)
+        x = conv_over_time(self.conv, mfcc.unsqueeze(2))  # (batch, n_channels, 1, T)
         mask = None if lengths is None else valid_mask(lengths, x.shape[3])
         x = torch.relu(self.norm(x, mask))
         for block in self.blocks:
