@@ -95,6 +95,12 @@ def read_at(values: Tensor, position: Tensor, lengths: Tensor) -> Tensor:
     return (1 - fraction) * at(left) + fraction * at(torch.minimum(left + 1, last))
 
 
+def over_maps(weights: Tensor) -> Tensor:
+    """Returns where the teacher looked, (n, T) float32 on the CPU: the mean over maps, if weights are (n, n_maps, T)."""
+    weights = weights.cpu().float()
+    return weights.mean(dim=1) if weights.ndim > 2 else weights
+
+
 def normalised(weights: Tensor, lengths: Tensor) -> Tensor:
     """Returns weights (n, ..., T) with sum 1 over the valid frames and 0 beyond; uniform where nothing is left."""
     valid = valid_frames(lengths, weights)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.distill.augment.augmentation import Augmentation, Draws
-from pipeline.distill.augment.axes import Axes, valid_frames
+from pipeline.distill.augment.axes import Axes, over_maps, valid_frames
 from pipeline.distill.augment.timing import integers
 from pipeline.distill.data import Clips
 
@@ -36,8 +36,7 @@ class SpecAugment(Augmentation):
         n_mels = torch.full_like(lengths, clips.features.shape[1])
         low, height = _masks(n_mels, self.frequency_masks, self.frequency_mask_bins, generator)
         drawn = {"start": start, "width": width, "low": low, "height": height}
-        weights = clips.weights.cpu().float()
-        weights = weights.flatten(1, -2).mean(dim=1) if weights.ndim > 2 else weights
+        weights = over_maps(clips.weights)
         hidden = _hidden_weights(drawn, weights.shape[1], axes)
         looked = (weights * hidden).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-12)
         begin, end = clips.event_start.cpu()[:, None], clips.event_stop.cpu()[:, None]

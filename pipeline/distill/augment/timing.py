@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.distill.augment.augmentation import Augmentation, Draws
-from pipeline.distill.augment.axes import Axes, n_frames, n_samples, read_at
+from pipeline.distill.augment.axes import Axes, n_frames, n_samples, over_maps, read_at
 from pipeline.distill.data import Clips
 from pipeline.frames import FrameGrid
 
@@ -99,8 +99,7 @@ class Crop(Augmentation):
         begin, end = first * hop, first * hop + heard[:, None]
         fits = first + length[:, None] <= lengths[:, None]
         holds = (begin <= start[:, None]) & (end >= torch.minimum(stop, whole)[:, None]) | (start[:, None] < 0)
-        weights = clips.weights.cpu().float()
-        weights = weights.flatten(1, -2).mean(dim=1) if weights.ndim > 2 else weights
+        weights = over_maps(clips.weights)
         passed = torch.nn.functional.pad(weights.cumsum(dim=1), (1, 0))  # (n, T_teacher + 1)
         n_teacher, since = weights.shape[1], (begin / axes.weights.hop_length).ceil().long().expand(n, -1)
         until = since + n_frames(axes.weights, heard)[:, None]  # what the teacher would have of the stretch
