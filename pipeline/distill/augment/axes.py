@@ -96,7 +96,7 @@ def read_at(values: Tensor, position: Tensor, lengths: Tensor) -> Tensor:
 
 
 def over_maps(weights: Tensor) -> Tensor:
-    """Returns where the teacher looked, (n, T) float32 on the CPU: the mean over maps, if weights are (n, n_maps, T)."""
+    """Returns where the teacher looked, (n, T) float32 on the CPU: of weights (n, n_maps, T) the mean over maps."""
     weights = weights.cpu().float()
     return weights.mean(dim=1) if weights.ndim > 2 else weights
 
