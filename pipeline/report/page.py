@@ -114,7 +114,7 @@ def left_out(
     for evidence in {id(it.evidence): it.evidence for it in tables}.values():
         said += evidence.remarks
     if recordings is None:
-        said.append("No sound and no accuracy by SNR: give the prepared data set with --data.")
+        said.append("No sound and no scores by SNR: give the prepared data set with --data.")
     return list(dict.fromkeys(said))
 
 

@@ -1,5 +1,7 @@
 """The page's figure 2 (arXiv 2110.14131): where everyone looks, over spectrograms of clips that can be played."""
 
+import numpy as np
+
 from cache_schema import CacheError
 from pipeline.distill.data import Split, load_splits
 from pipeline.distill.distillation import Distillation
@@ -21,6 +23,7 @@ from pipeline.report.results import Column, Results
 from pipeline.report.words import student_name
 
 _N_CLIPS, _MOST_SOUND = 6, 1_600_000  # bytes, in all: base64 makes them a third more
+_LEAST = 0.4  # of the teacher's peak that a panel shows; students' peaks are lower, and must be seen
 _WIDTH, _LEFT, _SPECTROGRAM, _PANEL = 340, 4, 74, 40
 
 
@@ -52,8 +55,8 @@ def overlays(tables: list[Results], recordings: Recordings | None) -> Section:
     columns = list(dict.fromkeys(column for pairs in students.values() for column, _ in pairs))
     caption = (
         f"{results.title}: log-mel spectrogram, event (green) and frame weights of the first test clip of each of the "
-        f"last {len(shown)} labels. Dashed: the teacher's cached rollout, without its readout's own place. "
-        f"Students of seed {', '.join(map(str, sorted(set(first.values()))))}."
+        f"last {len(shown)} labels. Dashed: the teacher's cached rollout, without its readout's own place; its peaks "
+        f"may be cut. Students of seed {', '.join(map(str, sorted(set(first.values()))))}."
         + ("" if heard else " Give --data, the prepared data set, to hear the clips.")
     )
     parts = [column_legend(results, columns), figure(shown, caption)] if shown else []
@@ -92,7 +95,7 @@ def _clip(results: Results, split: Split, row: int, students: dict, player: Cont
         parts += [line(x, 0, x, bottom, "edge") for x in (left, right)]
     for n, (student, looks) in enumerate(panels or [("teacher", [])]):
         floor = _SPECTROGRAM + _PANEL * (n + 1)
-        highest = max([float(teacher.density.max()), *(float(it.density.max()) for _, it in looks)])
+        highest = max([_LEAST * float(teacher.density.max()), *(float(it.density.max()) for _, it in looks)])
         parts.append(line(_LEFT, floor, _WIDTH - _LEFT, floor, "grid"))
         place = (_WIDTH - _LEFT, "end") if early else (_LEFT, None)
         parts.append(text(place[0], floor - _PANEL + 11, student_name(student), place[1], class_="here"))
@@ -121,9 +124,8 @@ def _clip(results: Results, split: Split, row: int, students: dict, player: Cont
 
 
 def _weights(looks: Looks, axis: Axis, floor: float, highest: float, class_: str, style: str) -> Markup:
-    places = [
-        (axis.at(x), floor - (_PANEL - 8) * y / highest) for x, y in zip(looks.seconds, looks.density, strict=True)
-    ]
+    heights = floor - (_PANEL - 8) * np.minimum(looks.density / highest, 1.1)
+    places = [(axis.at(x), float(y)) for x, y in zip(looks.seconds, heights, strict=True)]
     return element("path", d=path(places), class_=class_, style=style)
 
 

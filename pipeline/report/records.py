@@ -62,11 +62,11 @@ def read_records(paths: list[Path]) -> tuple[list[Record], list[str]]:
         try:
             records.append(read_record(path))
         except TkdError as error:
-            remarks.append(f"Left out: {error}")
+            remarks.append(f"Not counted: {error}")
     unfinished = sorted(_unfinished(paths))
     if unfinished:
         remarks.append(
-            f"Left out: {len(unfinished)} unfinished run{'s' if len(unfinished) > 1 else ''} "
+            f"Not counted: {len(unfinished)} unfinished run{'s' if len(unfinished) > 1 else ''} "
             f"({', '.join(str(path) for path in unfinished[:5])}{', ...' if len(unfinished) > 5 else ''}). "
             "Finish with the same tkd train and --resume."
         )

@@ -1,0 +1,231 @@
+"""A report's numbers: planted scores come back, by a second route, and nothing is compared that is not alike."""
+
+import csv
+import dataclasses
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from report_runs import LABELS, make_cache, make_run
+from scipy import stats
+
+from pipeline.cli.main import tkd
+from pipeline.cli.train import train_command as train_cli
+from pipeline.distill.config import TrainConfig
+from pipeline.distill.train import train
+from pipeline.errors import TkdError
+from pipeline.report.evidence import Evidence
+from pipeline.report.folder import report
+from pipeline.report.maps import read_maps
+from pipeline.report.provenance import train_command
+from pipeline.report.published import FSD50K, NSCV2, published
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return make_cache(tmp_path_factory.mktemp("caches") / "planted.zarr", length_seconds=1.0)
+
+
+def cells(out) -> dict[tuple[str, str, str], dict[str, str]]:
+    rows = csv.DictReader((out / "results.csv").open(encoding="utf-8"))
+    return {(row["settings"], row["frame_weights"], row["kd_weight"]): row for row in rows}
+
+
+def grid(folder, cache, scores: dict[tuple[str, float], list[float]], **settings) -> None:
+    """Runs without files beside the numbers: a list of scores by seed for each frame_weights and kd_weight."""
+    for (target, weight), values in scores.items():
+        for seed, score in enumerate(values):
+            name = f"{target}-{weight}-{seed}".replace(":", "")
+            chosen = {"frame_weights": target, "kd_weight": weight, "seed": seed}
+            make_run(folder / name, cache, score, parts=(), **chosen, **settings)
+
+
+def test_means_spreads_and_paired_intervals_are_those_of_scipy(cache, tmp_path):
+    vanilla, distilled = [0.5, 0.6, 0.45], [0.7, 0.725, 0.7]
+    grid(tmp_path / "runs", cache, {("rollout", 0.0): vanilla, ("rollout", 0.25): distilled})
+    report([tmp_path / "runs"], tmp_path / "out")
+    found = cells(tmp_path / "out")["", "rollout", "0.25"]
+    assert float(found["test"]) == pytest.approx(np.mean(distilled))
+    assert float(found["test_deviation"]) == pytest.approx(stats.tstd(distilled))
+    interval = stats.ttest_rel(distilled, vanilla).confidence_interval(0.95)
+    assert float(found["difference_low"]) == pytest.approx(interval.low)
+    assert float(found["difference_high"]) == pytest.approx(interval.high)
+    assert (found["difference_n_seeds"], found["difference_method"]) == ("3", "t")
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "70.83 ± 1.44" in text and "Distilling helps tc_resnet8 (51.67 to 70.83" in text
+
+
+def test_the_weight_is_chosen_on_validation(cache, tmp_path):
+    for weight, test, validation in ((0.0, 0.5, 0.5), (0.1, 0.6, 0.9), (0.5, 0.9, 0.6)):
+        make_run(tmp_path / "runs" / str(weight), cache, test, validation=validation, kd_weight=weight)
+    make_run(tmp_path / "runs" / "control", cache, 0.9, validation=1.0, kd_weight=0.1, frame_weights="event")
+    report([tmp_path / "runs"], tmp_path / "out")
+    chosen = [place for place, row in cells(tmp_path / "out").items() if row["chosen_on_validation"] == "1"]
+    assert chosen == [("", "rollout", "0.1")]
+
+
+def test_runs_of_other_settings_have_a_table_of_their_own(cache, tmp_path):
+    for name, settings in {"a": {}, "b": {"views": False}, "c": {"fraction": 0.1}}.items():
+        scores = {("rollout", 0.0): [0.5, 0.5], ("rollout", 0.25): [0.6, 0.6], ("uniform", 0.25): [0.5, 0.4]}
+        grid(tmp_path / "runs" / name, cache, scores, **settings)
+    lines = report([tmp_path / "runs"], tmp_path / "out")
+    tables = {place[0] for place in cells(tmp_path / "out")}
+    assert tables == {"fraction 1, views on", "fraction 1, views off", "fraction 0.1, views on"}
+    assert all(row["seeds"] == "2" for row in cells(tmp_path / "out").values())
+    assert "| settings that differ" in lines[0] and "views off" in lines[0]
+
+
+def test_a_run_made_twice_counts_once_and_is_named(cache, tmp_path):
+    for name in ("first", "second"):
+        make_run(tmp_path / "runs" / name, cache, 0.5)
+    lines = report([tmp_path / "runs"], tmp_path / "out")
+    assert [line for line in lines if line.startswith(f"Counted once: {tmp_path / 'runs' / 'second'} has the settings")]
+    assert cells(tmp_path / "out")["", "rollout", "0.25"]["seeds"] == "1"
+
+
+def test_vanilla_runs_serve_settings_that_change_nothing_without_kd_and_no_others(cache, tmp_path):
+    grid(tmp_path / "runs" / "a", cache, {("rollout", 0.0): [0.5, 0.6], ("rollout", 0.25): [0.6, 0.7]})
+    grid(tmp_path / "runs" / "b", cache, {("rollout", 0.25): [0.6, 0.8]}, alignment="linear")
+    grid(tmp_path / "runs" / "c", cache, {("rollout", 0.25): [0.6, 0.8]}, epochs=5)
+    report([tmp_path / "runs"], tmp_path / "out")
+    found = cells(tmp_path / "out")
+    assert found["alignment linear, epochs 12", "rollout", "0.25"]["difference_n_seeds"] == "2"
+    assert found["alignment area, epochs 5", "rollout", "0.25"]["difference_n_seeds"] == ""
+
+
+def test_one_seed_has_an_interval_over_test_clips_where_its_outputs_were_kept(cache, tmp_path):
+    for weight, score in ((0.0, 0.5), (0.25, 0.75)):
+        make_run(tmp_path / "kept" / str(weight), cache, score, kd_weight=weight)
+        make_run(tmp_path / "none" / str(weight), cache, score, kd_weight=weight, parts=())
+    report([tmp_path / "kept"], tmp_path / "out")
+    row = cells(tmp_path / "out")["", "rollout", "0.25"]
+    mean, low, high = (float(row[f"difference_{name}"]) for name in ("mean", "low", "high"))
+    assert row["difference_method"] == "bootstrap" and mean == 0.25
+    assert low < 0.25 < high and high - low == pytest.approx(2 * 1.96 * np.sqrt(0.5 / 40), rel=0.35)
+    report([tmp_path / "none"], tmp_path / "without")
+    row = cells(tmp_path / "without")["", "rollout", "0.25"]
+    assert (row["difference_mean"], row["difference_low"], row["difference_method"]) == ("0.25", "", "")
+
+
+def test_the_published_tables_are_typed_as_they_are_printed():
+    """Every accuracy of table 2 is a whole number of 4,800 clips; the method's own remark, and a check on typing."""
+    for table in NSCV2.values():
+        for scores in table.values():
+            assert all(abs(score - 100 * round(48 * score) / 4800) < 0.00501 for score in scores)
+    assert NSCV2[8]["lstm_p"][2] == 34.58 and NSCV2[2]["mhatt_rnn"] == (89.75, 91.25, 91.67, 91.75)
+    assert FSD50K["mhatt_rnn"] == (0.2647, 0.1694, 0.3182, 0.3317) and FSD50K["lstm_p"][3] == 0.1043
+
+
+def test_published_numbers_stand_beside_the_same_data_set_only(tmp_path):
+    words = tuple(f"word {n}" for n in range(12))
+    of_paper = {"labels": words, "keep": "rollout", "n_frames": 4, "dataset": "nscv2", "length_seconds": 4.0}
+    whole = make_cache(tmp_path / "whole.zarr", n_test=4890, **of_paper)
+    evidence = Evidence("id", whole)
+    assert published("nscv2", evidence)[0] == 0.9122
+    assert published("nscv2", evidence)[1]["crnn"][0.1] == 0.8944
+    other_length = {**whole.metadata, "dataset": {**whole.metadata["dataset"], "recipe": {"length_seconds": 5.0}}}
+    assert published("nscv2", Evidence("id", dataclasses.replace(whole, metadata=other_length))) is None
+    assert published("mini", evidence) is None and published("fsd50k", evidence) is None
+    assert published("nscv2", Evidence("id", None)) is None, "a cache that is not at hand"
+    part = make_cache(tmp_path / "part.zarr", n_test=40, **of_paper)
+    assert published("nscv2", Evidence("id", part)) is None, "a part of it"
+
+    make_run(tmp_path / "runs" / "a", whole, 0.5, student="bc_resnet_1", parts=())
+    config = tmp_path / "runs" / "a" / "config.json"
+    for name in ("config.json", "metrics.json"):
+        text = (config.parent / name).read_text(encoding="utf-8").replace("bc_resnet_1", "crnn")
+        (config.parent / name).write_text(text, encoding="utf-8")
+    report([tmp_path / "runs"], tmp_path / "out")
+    assert "| CRNN, published | 89.46 |" in re.sub(" +", " ", (tmp_path / "out" / "results.md").read_text("utf-8"))
+    assert "published 89.46" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert cells(tmp_path / "out")["", "rollout", "0.25"]["published"] == "0.8946"
+
+
+def test_each_map_is_measured_as_planted(cache):
+    """Layer 1, head 2 has all its weight in the event; equal weights have the event's share of the frames there."""
+    evidence = Evidence("id", cache)
+    found = read_maps(cache, evidence.rows, evidence.events)
+    assert found.n_clips == 20 and found.in_event[1, 2] == pytest.approx(1, abs=1e-3) and found.peak_in_event[1, 2] == 1
+    others = np.delete(found.in_event.flatten(), 5)
+    assert others == pytest.approx(np.full(5, 12 / 49), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"student": "crnn", "kd_weight": 0.0, "views": False, "bfloat16": True, "patience": 3, "seed": 7},
+        {"frame_weights": "heads:1.0,1.2", "augment": ("shift", "gain"), "learning_rate": 1e-4, "fraction": 0.1},
+        {"logit_kd": 0.3, "temperature": 2.5, "combination": "additive", "weight_decay": 0.0, "ema": 0.999},
+    ],
+)
+def test_the_command_of_a_run_asks_for_its_settings(settings):
+    config = TrainConfig(**settings)
+    stored = json.loads(json.dumps(dataclasses.asdict(config))) | {"cache": "a b.zarr", "cache_id": "x", "labels": []}
+    words = train_command(stored, "runs/ü").removeprefix("tkd train ")
+    context = train_cli.make_context("train", shlex.split(words))
+    asked = {name: value for name, value in context.params.items() if name in TrainConfig.__dataclass_fields__}
+    assert TrainConfig(**asked) == config
+    assert str(context.params["cache_path"]) == "a b.zarr" and str(context.params["out"]) == "runs/ü"
+
+
+def test_a_setting_that_is_no_more_is_said_behind_the_command():
+    assert train_command({"student": "crnn", "magic": 3}, "r").endswith("--out r  # magic=3")
+
+
+def test_latex_has_as_many_cells_in_each_row_and_no_bare_special_character(cache, tmp_path):
+    scores = {("rollout", 0.0): [0.5, 0.6], ("rollout", 0.25): [0.6, 0.7], ("layers:0,1", 0.25): [0.6, 0.6]}
+    grid(tmp_path / "runs", cache, scores)
+    report([tmp_path / "runs"], tmp_path / "out")
+    text = (tmp_path / "out" / "results.tex").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count(" & ") for line in rows[:2]} == {4} and r"tc\_resnet8" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2 and not re.search(r"(?<!\\)[%#_]", text)
+
+
+def test_damaged_and_unfinished_runs_are_named_and_the_rest_is_reported(cache, tmp_path):
+    make_run(tmp_path / "runs" / "whole", cache, 0.5)
+    (make_run(tmp_path / "runs" / "cut", cache, 0.5, seed=1) / "metrics.json").write_text('{"student": "c')
+    (make_run(tmp_path / "runs" / "begun", cache, 0.5, seed=2) / "metrics.json").unlink()
+    (make_run(tmp_path / "runs" / "odd", cache, 0.5, seed=3) / "test.safetensors").write_bytes(b"{")
+    (tmp_path / "runs" / "other").mkdir()
+    (tmp_path / "runs" / "other" / "metrics.json").write_text("[1]")
+    said = "\n".join(report([tmp_path / "runs"], tmp_path / "out"))
+    for name in ("cut", "begun", "other"):
+        assert re.search(rf"Not counted: .*{tmp_path / 'runs' / name}", said), name
+    assert cells(tmp_path / "out")["", "rollout", "0.25"]["seeds"] == "2"
+    (tmp_path / "runs" / "whole" / "metrics.json").unlink()
+    (tmp_path / "runs" / "odd" / "metrics.json").unlink()
+    with pytest.raises(TkdError, match="no complete runs"):
+        report([tmp_path / "runs"], tmp_path / "out")
+
+
+def test_a_report_is_the_same_twice_and_overwrites_its_own_alone(cache, tmp_path):
+    make_run(tmp_path / "runs" / "a", cache, 0.5)
+    report([tmp_path / "runs"], tmp_path / "out")
+    first = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    report([tmp_path / "runs"], tmp_path / "out")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == first
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("<h1>mine</h1>")
+    with pytest.raises(TkdError, match="not made by tkd report"):
+        report([tmp_path / "runs"], tmp_path / "site")
+    assert [file.name for file in (tmp_path / "site").iterdir()] == ["index.html"]
+
+
+def test_what_training_leaves_is_what_a_report_reads(cache, tmp_path):
+    """Two real trainings, reported by the command."""
+    for weight in (0.0, 0.25):
+        config = TrainConfig(student="tc_resnet8", kd_weight=weight, epochs=2, batch_size=4)
+        metrics = train(cache, config, tmp_path / "runs" / str(weight))
+    shown = CliRunner().invoke(tkd, ["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    assert shown.exit_code == 0, shown.output
+    assert f"{metrics['test']:.4f}" in shown.stdout
+    assert float(cells(tmp_path / "out")["", "rollout", "0.25"]["test"]) == metrics["test"]
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    for part in ("curves", "attention", "clips", "maps", "errors", "provenance"):
+        assert f'<section id="{part}">' in page, part
+    assert "earlier version" not in page and str(len(LABELS)) in page

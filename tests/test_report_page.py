@@ -1,0 +1,207 @@
+"""The page: whole without the network, sound in a real browser at two widths; what is missing is said."""
+
+import html.parser
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from browser import Browser, find_chromium
+from report_runs import LABELS, RATE, make_cache, make_run, pcm
+
+from pipeline.report.examples import Recordings, rows_by_label
+from pipeline.report.folder import report
+from pipeline.report.markup import Markup, element
+
+VOID = {"meta", "br", "img"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return make_cache(tmp_path_factory.mktemp("caches") / "Größe <&>.zarr", n_test=120, length_seconds=1.0)
+
+
+@pytest.fixture(scope="module")
+def recordings(cache):
+    ids = cache.read("clip_id")
+    rows = {str(name): SimpleNamespace(row=n, snr_db=float(n % 16)) for n, name in enumerate(ids)}
+    return Recordings(rows, lambda clip: pcm(clip.row), RATE)
+
+
+@pytest.fixture(scope="module")
+def page(cache, recordings, tmp_path_factory):
+    """Two students without and with KD and a control, two seeds."""
+    folder = tmp_path_factory.mktemp("report <i>")
+    for student in ("tc_resnet8", "bc_resnet_1"):
+        for target, weight in (("rollout", 0.0), ("rollout", 0.25), ("shuffled", 0.25)):
+            for seed in range(2):
+                settings = {"student": student, "frame_weights": target, "kd_weight": weight, "seed": seed}
+                name = f"{student}-{target}-{weight}-{seed} ü&<"
+                make_run(folder / "runs" / name, cache, 0.4 + weight + 0.1 * seed, in_event=0.3 + weight, **settings)
+    report([folder / "runs"], folder / "out", recordings)
+    return folder / "out" / "index.html"
+
+
+class Reader(html.parser.HTMLParser):
+    """The tags of a page, in their order and closed as they were opened, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.text, self.faults = [], [], [], []
+        self.feed(text)
+        self.faults += [f"<{tag}> stays open" for tag in self.open]
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> at {self.getpos()}")
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+
+def test_every_tag_is_closed_and_nothing_is_asked_of_elsewhere(page):
+    text = page.read_text(encoding="utf-8")
+    found = Reader(text)
+    assert found.faults == []
+    for tag, attributes in found.tags:
+        for name in ("src", "href"):
+            value = attributes.get(name, "#")
+            assert value.startswith(("#", "data:")), (tag, value[:80])
+        assert not any(name.startswith("on") for name in attributes)
+    assert "http:" not in text and "https:" not in text and "url(" not in text and "@import" not in text
+    assert sum(tag == "audio" for tag, _ in found.tags) == len(LABELS) // 2  # of labels whose event is known
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = {attributes["href"][1:] for tag, attributes in found.tags if tag == "a"}
+    assert links <= set(ids)
+
+
+def test_all_text_is_escaped_and_comes_back_as_it_was(page):
+    found = Reader(page.read_text(encoding="utf-8"))
+    said = "".join(found.text)
+    assert not any(tag in ("b", "i") and attributes for tag, attributes in found.tags)
+    assert LABELS[1] in said and LABELS[2] in said and "clip <" in said and "ü&<" in said and "Größe <&>.zarr" in said
+    assert "<b>&\"'" not in page.read_text(encoding="utf-8")
+
+
+def test_every_drawing_has_a_name_and_a_description(page):
+    drawings = re.findall(r"<svg.*?</svg>", page.read_text(encoding="utf-8"), re.S)
+    figures = [drawing for drawing in drawings if 'viewBox="0 0 28 8"' not in drawing]
+    assert len(figures) > 10
+    assert all("<title>" in drawing and "<desc>" in drawing for drawing in figures)
+
+
+def test_what_no_page_may_hold_becomes_a_replacement_character():
+    assert element("p", "\x00a\x1b[31m\udc80", title='"<') == '<p title="&quot;&lt;">\ufffda\ufffd[31m\ufffd</p>'
+    assert element("p", Markup("<br>"), ["x", None]) == "<p><br>x</p>"
+
+
+def test_sound_is_given_only_where_it_is_that_of_the_cache(cache, recordings, tmp_path):
+    make_run(tmp_path / "runs" / "a", cache, 0.5)
+    other = Recordings(recordings.clips, lambda clip: pcm(clip.row + 1), RATE)
+    report([tmp_path / "runs"], tmp_path / "out", other)
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "<audio" not in text and "sounds otherwise in the data set given with --data" in text
+    report([tmp_path / "runs"], tmp_path / "out", Recordings({}, pcm, RATE))
+    assert "not in the data set given with --data" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_without_the_cache_and_of_earlier_runs_what_is_missing_is_said(tmp_path):
+    gone = make_cache(tmp_path / "gone.zarr")
+    for weight in (0.0, 0.25):
+        run = make_run(tmp_path / "runs" / str(weight), gone, 0.5 + weight, kd_weight=weight, parts=())
+        metrics = run / "metrics.json"
+        metrics.write_text(re.sub(r'"attention": \{.*?\}, ', "", metrics.read_text(encoding="utf-8")), encoding="utf-8")
+    shutil.rmtree(tmp_path / "gone.zarr")
+    lines = report([tmp_path / "runs"], tmp_path / "out")
+    said = "".join(Reader((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).text)
+    for missing in (
+        f"Cache {gone.metadata['cache_id'][:12]} is not at hand",
+        "No learning curves of 2 runs",
+        "No sound",
+    ):
+        assert missing in said, missing
+    assert "50.00" in said and "75.00" in said and "One seed, no interval" in said
+    assert lines[-1].startswith("No figure: Cache")
+
+
+def test_a_cache_of_rollouts_alone_and_without_events_is_reported(tmp_path):
+    cache = make_cache(tmp_path / "c.zarr", keep="rollout")
+    make_run(tmp_path / "runs" / "a", cache, 0.5)
+    report([tmp_path / "runs"], tmp_path / "out")
+    said = "".join(Reader((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).text)
+    assert "it keeps no weights by layer" in said
+
+
+def test_several_labels_a_clip_give_average_precisions(tmp_path):
+    cache = make_cache(tmp_path / "c.zarr", task="multi_label")
+    for weight in (0.0, 0.25):
+        make_run(tmp_path / "runs" / str(weight), cache, 0.4 + weight, kd_weight=weight)
+    report([tmp_path / "runs"], tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "AP without KD" in text and "0.4000" in text and "accuracy" not in "".join(Reader(text).text).lower()
+
+
+def test_lengths_and_shares_of_the_data_are_drawn_where_there_are_several(tmp_path):
+    for seconds in (1.0, 2.0):
+        cache = make_cache(tmp_path / f"{seconds}.zarr", n_test=20, keep="rollout", length_seconds=seconds, kind="same")
+        for fraction in (0.1, 1.0):
+            for weight in (0.0, 0.25):
+                settings = {"kd_weight": weight, "fraction": fraction}
+                make_run(tmp_path / "runs" / f"{seconds}-{fraction}-{weight}", cache, 0.5, parts=(), **settings)
+    report([tmp_path / "runs"], tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert text.count("accuracy, % against clip length, s") == 2  # a share each
+    assert text.count("accuracy, % against share of the training clips") == 2  # a length each
+
+
+def test_a_page_of_120_runs_is_small(cache, recordings, tmp_path):
+    for weight in range(40):
+        for seed in range(3):
+            settings = {"kd_weight": weight / 100, "seed": seed}
+            make_run(tmp_path / "runs" / f"{weight}-{seed}", cache, 0.5, parts=("history", "test"), **settings)
+    report([tmp_path / "runs"], tmp_path / "out", recordings)
+    assert (tmp_path / "out" / "index.html").stat().st_size < 1_000_000
+
+
+def test_examples_have_the_last_labels_and_a_known_event():
+    has = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 1]]).bool()
+    known = torch.tensor([1, 1, 1, 1, 0]).bool()
+    assert rows_by_label(has, known, 2) == [1, 2]
+    assert rows_by_label(has, torch.zeros(5, dtype=bool), 9) == [0, 1, 2]
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no chromium, chromium-browser or google-chrome here")
+def test_in_a_browser_nothing_fails_or_overflows_and_clips_play(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        for width, dark in ((1280, False), (390, False), (390, True)):
+            browser.open(page, width, dark=dark)
+            for details in ("false", "true"):
+                browser.evaluate(f"document.querySelectorAll('details').forEach(it => it.open = {details})")
+                assert browser.evaluate("document.documentElement.scrollWidth") <= width, (width, details)
+            asked = [
+                it["params"]["request"]["url"] for it in browser.events if it["method"] == "Network.requestWillBeSent"
+            ]
+            assert [url for url in asked if not url.startswith("data:")] == [page.resolve().as_uri()]
+            failed = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+            assert [it for it in browser.events if it["method"] in failed] == []
+        ink, paper = browser.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        )
+        assert sum(map(int, re.findall(r"\d+", ink))) > 600 > 200 > sum(map(int, re.findall(r"\d+", paper))), "dark"
+        assert browser.evaluate("[...document.querySelectorAll('audio')].map(it => it.duration)") == pytest.approx(
+            expected
+        )
+        seen = browser.evaluate(
+            "(async () => { const audio = document.querySelector('audio'); await audio.play();"
+            "await new Promise(done => audio.addEventListener('ended', done));"
+            "return [audio.error, audio.currentTime, document.querySelector('.now').style.visibility]; })()"
+        )
+        assert seen == [None, pytest.approx(1.0), "visible"]
