@@ -37,8 +37,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
             mask: (batch, T), bool, True on valid frames; None when all are.
         """
         if mask is None:
-            # In channels-last order torch sums a channel in float32 value by value: three digits are lost.
-            return super().forward(x.contiguous())
+            return super().forward(x)
         normalised = torch.zeros_like(x)
         by_frame = normalised.movedim(-1, 1)  # a view, (batch, T, n_channels[, n_rows])
         by_frame[mask] = super().forward(x.movedim(-1, 1)[mask])

@@ -52,7 +52,10 @@ class AttRnn(Student):
     def encode(self, mfcc: Tensor, lengths: Tensor | None) -> Tensor:
         """The outputs of the second bidirectional GRU, (batch, T, 256), forward half first."""
         mask = None if lengths is None else valid_mask(lengths, mfcc.shape[2])
-        x = self.norm1(torch.relu(self.conv1(channels_last(mfcc.unsqueeze(1)))), mask)  # (batch, 10, n_mfcc, T)
+        x = torch.relu(self.conv1(channels_last(mfcc.unsqueeze(1))))
+        # Contiguous: in channels-last order torch sums each channel in float32 value by value, which over so many
+        # rows and frames loses three digits, and takes three times as long.
+        x = self.norm1(x.contiguous(), mask)  # (batch, 10, n_mfcc, T)
         x = self.norm2(torch.relu(self.conv2(channels_last(x))), mask)  # (batch, 1, n_mfcc, T)
         return self.gru(x.squeeze(1).transpose(1, 2), lengths)
 
