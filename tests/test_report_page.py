@@ -196,9 +196,8 @@ def test_in_a_browser_nothing_fails_or_overflows_and_clips_play(page, tmp_path):
             "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
         )
         assert sum(map(int, re.findall(r"\d+", ink))) > 600 > 200 > sum(map(int, re.findall(r"\d+", paper))), "dark"
-        assert browser.evaluate("[...document.querySelectorAll('audio')].map(it => it.duration)") == pytest.approx(
-            expected
-        )
+        durations = browser.evaluate("[...document.querySelectorAll('audio')].map(it => it.duration)")
+        assert durations == pytest.approx([1.0] * (len(LABELS) // 2))
         seen = browser.evaluate(
             "(async () => { const audio = document.querySelector('audio'); await audio.play();"
             "await new Promise(done => audio.addEventListener('ended', done));"
