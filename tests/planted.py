@@ -6,6 +6,7 @@ import cache_builder
 import numpy as np
 
 from cache_schema import Cache, Layout, create_cache, finalise, open_cache, write_partition
+from pipeline.extract.features import LogMelConfig
 
 N_CLIPS, N_FRAMES, EVENT_FRAMES = 192, 99, 20
 POINTING = (1, 0)  # the layer and head that look at the event
@@ -25,7 +26,7 @@ def planted_cache(path: Path, keep: str = "rollout", task: str = "single_label")
     features = rng.standard_normal((N_CLIPS, 40, N_FRAMES)).astype(np.float32)
     features += 3 * inside[:, None] * (np.arange(40) // 10 == label[:, None])[:, :, None]
     described = cache_builder.metadata(layout)
-    described["features"] |= {"n_mels": 40, "hop_length": 320, "frame_offset": 319.5, "sample_rate": 16000}
+    described["features"] = LogMelConfig().metadata()
     described["teacher"] |= {"hop_length": 320, "frame_offset": 319.5, "sample_rate": 16000}
     hot = (label[:, None] == np.arange(4)).astype(np.uint8)
     known = {

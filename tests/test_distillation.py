@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,6 +233,35 @@ def test_a_class_of_ones_own_is_trained_resumed_and_read_back(caches, tmp_path):
     assert score(run.on(cache), load_splits(cache)["test"]).value == metrics["test"]
     with pytest.raises(TkdError, match=r"its student small is a class of its own. Give it: read_run\(path, student="):
         read_run(tmp_path / "run")
+
+
+def test_two_processes_train_the_student_of_one(caches, tmp_path):
+    """torchrun on CPUs: half of each batch each, the same updates; the first process alone writes and reports."""
+    program = tmp_path / "two.py"
+    program.write_text(f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_distillation import Small
+from cache_schema import open_cache
+from pipeline.distill.config import TrainConfig
+from pipeline.distill.train import train
+from pipeline.processes import last_of_torchrun
+with last_of_torchrun():
+    config = TrainConfig(epochs=2, batch_size=24, augment=("gain",))
+    train(open_cache({str(caches["rollout"].path)!r}), config, Path({str(tmp_path / "two")!r}), student=Small)
+""")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
+    done = subprocess.run(torchrun, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("epoch 1 of 2") == 1
+    config = TrainConfig(epochs=2, batch_size=24, augment=("gain",))
+    train(caches["rollout"], config, tmp_path / "one", student=Small)
+    one, two = (read_run(tmp_path / name, Small) for name in ("one", "two"))
+    for name, value in one.student.state_dict().items():
+        torch.testing.assert_close(two.student.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(two.training_only, one.training_only, atol=1e-5, rtol=1e-4)
+    assert [record["task_loss"] for record in two.history] == pytest.approx([r["task_loss"] for r in one.history])
 
 
 def test_a_run_keeps_its_history_its_test_logits_and_pictures_of_attention(caches, tmp_path):
