@@ -19,15 +19,16 @@ def test_the_table_shows_what_is_counted(name):
 
 
 def test_a_network_of_ones_own_trains_as_the_page_says(tiny_cache, tmp_path, monkeypatch):
-    """Both blocks of code, on a small cache; what they make keeps a student's promise about padding."""
+    """Every block of code, on a small cache; what they make keeps a student's promise about padding."""
     tmp_path.joinpath("caches").mkdir()
     tmp_path.joinpath("caches", "mini.zarr").symlink_to(tiny_cache)
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(code, names)
-    assert names["loss"].isfinite()
-    assert names["query"].abs().sum() > 0
+    assert names["losses"].total.isfinite()
+    assert names["distillation"].query.abs().sum() > 0
+    assert names["metrics"]["student"] == "small"
 
     student, features = names["student"].eval(), torch.randn(1, 40, 31)
     alone = student(features)
