@@ -47,7 +47,7 @@ class Cell:
 
     def end(self, metrics: dict[str, Any] | None, failure: str | None) -> None:
         """Notes what came of it, one of the two."""
-        self.metrics, self.failure = metrics, failure
+        self.metrics, self.failure = metrics, failure and failure.removeprefix(f"{self.path}: ")
 
     def history(self) -> list[dict[str, Any]]:
         """Returns what its run has noted of each epoch so far."""

@@ -89,35 +89,45 @@ def _here(cells: Cells, cache: Cache, memory: int | None, decoded: Path | None, 
 
 def _on_workers(cells: Cells, job: Job, scheduler: str | None, n_workers: int) -> None:
     """Trains cells on workers, one on each at a time."""
-    from distributed import Future, wait  # dask is imported where it is asked for
+    from distributed import CancelledError  # dask is imported where it is asked for
+    from distributed.comm import CommClosedError
 
     from pipeline.workers import connected
 
-    running: dict[Future, Cell] = {}
-    with connected(n_workers, scheduler, 1, job.threads) as client:
+    with connected(n_workers, scheduler, 1, job.threads) as client, client.as_current():  # wait() knows no other one
         say(f"{client.scheduler.address}: dashboard at {client.dashboard_link}")
-        with client.as_current(), Overview(cells) as overview:  # wait() knows no other client
-            while True:
-                overview.n_workers = len(client.nthreads())
-                while len(running) < max(1, overview.n_workers) and (cell := cells.next()) is not None:
-                    cell.begin()
-                    # Pure, the same cell of an earlier sweep, with the failure it had, would be found again.
-                    running[client.submit(train_cell, job, cell.config, cell.path, pure=False)] = cell
-                if not running:
-                    return
-                with suppress(TimeoutError):
-                    wait(list(running), timeout=_REFRESH_SECONDS, return_when="FIRST_COMPLETED")
-                for future in [future for future in running if future.done()]:
-                    cell = running.pop(future)
-                    cell.end(*_answer(future))
-                    overview.ended(cell)
-                overview.refresh()
+        try:
+            with Overview(cells) as overview:
+                _hand_out(cells, job, client, overview)
+        except (CancelledError, CommClosedError) as error:
+            raise TkdError(
+                f"{client.scheduler.address}: the scheduler is gone. Run the same again: it goes on from there."
+            ) from error
+
+
+def _hand_out(cells: Cells, job: Job, client, overview: Overview) -> None:
+    from distributed import Future, wait
+
+    running: dict[Future, Cell] = {}
+    while True:
+        overview.n_workers = len(client.nthreads())
+        while len(running) < max(1, overview.n_workers) and (cell := cells.next()) is not None:
+            cell.begin()
+            # Pure, the same cell of an earlier sweep, with the failure it had, would be found again.
+            running[client.submit(train_cell, job, cell.config, cell.path, pure=False)] = cell
+        if not running:
+            return
+        with suppress(TimeoutError):
+            wait(list(running), timeout=_REFRESH_SECONDS, return_when="FIRST_COMPLETED")
+        for future in [future for future in running if future.done()]:
+            cell = running.pop(future)
+            cell.end(*_answer(future))
+            overview.ended(cell)
+        overview.refresh()
 
 
 def _answer(future) -> tuple[dict | None, str | None]:
-    """Returns what a worker answered; what became of it, where none did."""
-    from concurrent.futures import CancelledError
-
+    """Returns what a worker answered, or what became of those that should have."""
     from distributed import KilledWorker
 
     try:
@@ -127,5 +137,3 @@ def _answer(future) -> tuple[dict | None, str | None]:
             f"every worker that began it died, the last one {error.last_worker.address}. If they had too little "
             "memory, give fewer --workers; run the same again: it goes on from the last whole epoch."
         )
-    except CancelledError as error:
-        raise TkdError("the scheduler is gone. Run the same again: it goes on from there.") from error
