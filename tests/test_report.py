@@ -148,8 +148,10 @@ def test_each_map_is_measured_as_planted(cache):
     """Layer 1, head 2 has all its weight in the event; equal weights have the event's share of the frames there."""
     evidence = Evidence("id", cache)
     found = read_maps(cache, evidence.rows, evidence.events)
-    assert found.n_clips == 20 and found.in_event[1, 2] == pytest.approx(1, abs=1e-3) and found.peak_in_event[1, 2] == 1
-    others = np.delete(found.in_event.flatten(), 5)
+    shares = found.means["in_event"]
+    assert found.n_clips == 20 and shares[1, 2] == pytest.approx(1, abs=1e-3)
+    assert found.means["peak_in_event"][1, 2] == 1 and found.means["peak_distance_seconds"][1, 2] == 0
+    others = np.delete(shares.flatten(), 5)
     assert others == pytest.approx(np.full(5, 12 / 49), abs=1e-6)
 
 

@@ -53,7 +53,7 @@ def report(paths: list[Path], out: Path, recordings: Recordings | None = None) -
         "index.html": (index_page(records, tables, recordings, remarks), "the page: open it in a browser"),
     }
     for name, (content, _) in files.items():
-        partial = out / f"{name}.partial"
+        partial = out / f"{name}.{os.getpid()}.partial"
         partial.write_bytes(content.encode("utf-8", "backslashreplace"))  # file names may be bytes
         os.replace(partial, out / name)
     said = [f"{results.title}: {' '.join(verdict(results))}" for results in tables if results.differences]
@@ -79,7 +79,7 @@ def _figure(tables: list[Results], by_cache: dict[str, list[Record]], evidence: 
         from pipeline.report.figure import attention_figure  # its library comes with an extra
 
         attention_figure(evidence[first].cache, _to_draw(by_cache[first], tables), file)
-    except (TkdError, CacheError) as error:
+    except (TkdError, CacheError, TypeError) as error:  # TypeError: settings of another version
         return f"No figure: {error}"
     except ModuleNotFoundError as error:
         return (

@@ -18,13 +18,11 @@ class Maps:
     """Means over test clips whose event is known.
 
     Attributes:
-        in_event: (n_layers, n_heads) share of a map's weight inside the event; one column where heads are not stored.
-        peak_in_event: Likewise, how often its largest weight lies there.
+        means: Each measure of `measure`, (n_layers, n_heads); one column where heads are not stored.
         n_clips: That were looked at.
     """
 
-    in_event: np.ndarray
-    peak_in_event: np.ndarray
+    means: dict[str, np.ndarray]
     n_clips: int
 
 
@@ -42,20 +40,22 @@ def read_maps(cache: Cache, rows: np.ndarray, events: np.ndarray) -> Maps | None
     if array is None or not len(rows):
         return None
     size = cache.layout.partition_size
-    sums = 0.0
+    sums: dict[str, np.ndarray] = {}
     for partition in np.unique(rows // size):
         here = rows // size == partition
         codes = cache.read(array, [int(partition)], decode=False)[rows[here] % size]
         n_frames = cache.read("n_frames", [int(partition)])[rows[here] % size]
         for first in range(0, len(codes), _ROWS):
             part = slice(first, first + _ROWS)
-            sums = sums + _points(cache, array, codes[part], n_frames[part], events[here][part])
-    means = sums / len(rows)  # (2, layer, head)
-    return Maps(means[0], means[1], len(rows))
+            for name, found in _measured(cache, array, codes[part], n_frames[part], events[here][part]).items():
+                sums[name] = sums.get(name, 0.0) + found
+    return Maps({name: found / len(rows) for name, found in sums.items()}, len(rows))
 
 
-def _points(cache: Cache, array: str, codes: np.ndarray, n_frames: np.ndarray, events: np.ndarray) -> np.ndarray:
-    """Sums over clips of the share in the event and of the peaks in it, (2, layer, head)."""
+def _measured(
+    cache: Cache, array: str, codes: np.ndarray, n_frames: np.ndarray, events: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Sums over clips of each measure, (layer, head)."""
     weights = torch.from_numpy(cache.decode(array, codes))
     weights = weights if weights.ndim == 4 else weights[:, :, None]  # (clip, layer, head, frame)
     n_maps, shape = weights.shape[1] * weights.shape[2], weights.shape[1:3]
@@ -64,5 +64,4 @@ def _points(cache: Cache, array: str, codes: np.ndarray, n_frames: np.ndarray, e
     )
     rate = cache.metadata["teacher"]["sample_rate"]
     found = measure(weights.flatten(0, 2), lengths, teacher_grid(cache.metadata), start, stop, rate)
-    sums = [found[name].double().reshape(-1, *shape).sum(dim=0) for name in ("in_event", "peak_in_event")]
-    return torch.stack(sums).numpy()
+    return {name: values.double().reshape(-1, *shape).sum(dim=0).numpy() for name, values in found.items()}

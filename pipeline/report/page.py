@@ -15,6 +15,7 @@ from pipeline.report.provenance import train_command
 from pipeline.report.records import Record
 from pipeline.report.results import Results
 from pipeline.report.words import score, student_name
+from students import STUDENTS
 
 
 def index_page(
@@ -111,6 +112,9 @@ def left_out(
     ):
         if lacking:
             said.append(f"No {what} of {len(lacking)} runs of an earlier version (no {file}): {lacking[0].path}, ...")
+    own = sorted({record.student for record in records} - set(STUDENTS))
+    if own:
+        said.append(f"No size, work or attention over clips of {', '.join(own)}: no student of tkd's own.")
     for evidence in {id(it.evidence): it.evidence for it in tables}.values():
         said += evidence.remarks
     if recordings is None:

@@ -74,22 +74,24 @@ def maps(tables: list[Results]) -> Section:
             missing = "it keeps no weights by layer" if evidence.cache.layout.keep == "rollout" else "no event is known"
             evidence.remarks.append(f"No map of the teacher's layers and heads: {evidence.cache.path}: {missing}.")
             continue
-        layers = [f"layer {n}" for n in range(found.in_event.shape[0])]
-        heads = [str(n) for n in range(found.in_event.shape[1])]
+        share, by_head = found.means["in_event"], evidence.cache.layout.keep == "heads"
+        layers = [f"layer {n}" for n in range(share.shape[0])]
+        heads = [str(n) for n in range(share.shape[1])] if by_head else ["mean"]
         charts = []
-        for title, values in (("Share in event", found.in_event), ("Peak in event", found.peak_in_event)):
+        for measured, values in found.means.items():
+            title, most = _MEASURES[measured].capitalize(), max(1.0, values.max())
             cells = {
-                (row, column): (value, f"{value:.2f}", f"layer {row}, head {column}: {value:.3f}")
-                for (row, column), value in _items(values)
+                place: (value / most, f"{value:.2f}", f"layer {place[0]}, head {heads[place[1]]}: {value:.3f}")
+                for place, value in _items(values)
             }
-            charts.append(heat_map(title, f"Per layer and head, {title.lower()}.", layers, heads, cells, "head"))
-        best = sorted(_items(found.in_event), key=lambda item: -item[1])[:3]
-        named = ", ".join(f"{row}.{column} ({value:.2f})" for (row, column), value in best)
-        name = evidence.cache.metadata["dataset"]["name"]
+            charts.append(heat_map(title, f"{title}, per layer and head.", layers, heads, cells, "head"))
+        best = sorted(_items(share), key=lambda item: -item[1])[:3]
+        named = ", ".join(f"{row}{f'.{column}' if by_head else ''} ({value:.2f})" for (row, column), value in best)
+        name, what = evidence.cache.metadata["dataset"]["name"], "heads (layer.head)" if by_head else "layers"
         caption = (
             f"{name}, cache {evidence.cache_id[:12]}: attention each frame receives, over {found.n_clips} test clips "
-            f"with a known event. Heads (layer.head) that point best: {named}; tkd train --frame-weights heads:... "
-            "distils from them."
+            f"with a known event, measured as above. Most of it is in the event in {what} {named}; tkd train "
+            "--frame-weights heads:... or layers:... distils from them."
         )
         parts.append(figure(charts, caption))
     return Section("maps", "Where the teacher looks, by layer and head", parts)

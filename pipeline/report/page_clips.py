@@ -22,7 +22,7 @@ from pipeline.report.page_section import Section, column_legend, pair, style_of
 from pipeline.report.results import Column, Results
 from pipeline.report.words import student_name
 
-_N_CLIPS, _MOST_SOUND = 6, 1_600_000  # bytes, in all: base64 makes them a third more
+_N_CLIPS, _MOST_SOUND = 6, 1_400_000  # bytes, in all: base64 makes them a third more
 _LEAST = 0.4  # of the teacher's peak that a panel shows; students' peaks are lower, and must be seen
 _WIDTH, _LEFT, _SPECTROGRAM, _PANEL = 340, 4, 74, 40
 
@@ -42,8 +42,8 @@ def overlays(tables: list[Results], recordings: Recordings | None) -> Section:
     for student in results.students:
         for column in pair(results, student):
             try:
-                run = read_run(results.cells[student, column].runs[0].path)
-                students.setdefault(student, []).append((column, run.on(evidence.cache)))
+                distillation = read_run(results.cells[student, column].runs[0].path).on(evidence.cache)
+                students.setdefault(student, []).append((column, distillation))
             except (TkdError, TypeError) as error:
                 evidence.remarks.append(f"Not drawn over the clips: {error}")
     shown, heard = [], 0

@@ -10,6 +10,7 @@ from pipeline.report.records import Record
 from pipeline.report.results import VANILLA, Column, Results
 from pipeline.report.settings import key_of
 from pipeline.report.words import student_name, unit
+from students import STUDENTS, student_facts
 
 
 def learning_curves(tables: list[Results]) -> Section:
@@ -43,7 +44,7 @@ def _curves(results: Results, what: str, label: str) -> list[Markup]:
 
 
 def _curve(results: Results, column: Column, run: Record, name: str, scale: float) -> Series:
-    points = [(float(it["epoch"]), scale * _number(it.get(name))) for it in run.history if "epoch" in it]
+    points = [(_number(it.get("epoch")), scale * _number(it.get(name))) for it in run.history]
     colour, dashed = style_of(results, column)
     return Series(f"kd {column.name}, seed {run.seed}", points, colour, width=1.1, dashed=dashed)
 
@@ -132,8 +133,6 @@ def _against(name: str, title: str, x_label: str, tables: list[Results], x_of, s
 
 def costs(tables: list[Results]) -> Section:
     """Returns score against parameters and against multiply-accumulates, of students of the registry."""
-    from students import STUDENTS, student_facts
-
     parts: list[Content] = []
     for results in tables:
         run = next(iter(results.cells.values())).runs[0]

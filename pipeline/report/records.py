@@ -13,6 +13,7 @@ from pipeline.errors import TkdError
 
 _METRICS = {"student", "dataset", "cache_id", "kd_weight", "seed", "metric", "validation", "test", "n_params"}
 _METRICS |= {"epochs", "best_epoch", "seconds", "attention_in_event", "uniform_attention_in_event", "teacher"}
+_TEACHER = {"name", "n_params", "test", "attention_in_event", "imported"}
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,18 @@ def read_record(path: Path) -> Record:
             raise ValueError(f"{', '.join(missing)}: not there")
         for name in ("kd_weight", "validation", "test"):
             float(metrics[name])
-        for held, name in ((config, "features"), (metrics, "teacher")):
-            if not isinstance(held[name], dict):
-                raise ValueError(f"{name}: expected a JSON object")
+        texts = (config["student"], metrics["student"], config.get("frame_weights", ""), metrics["cache_id"])
+        if not all(isinstance(text, str) for text in texts) or not isinstance(metrics["seed"], int):
+            raise ValueError("student, frame_weights, cache_id or seed: of another type")
+        if not isinstance(config["features"], dict):
+            raise ValueError("features: expected a JSON object")
+        if not metrics["teacher"].keys() >= _TEACHER:
+            raise ValueError(f"teacher: {', '.join(sorted(_TEACHER - metrics['teacher'].keys()))}: not there")
         history = path / "history.json"
         epochs = json.loads(history.read_text(encoding="utf-8")) if history.is_file() else []
         if not (isinstance(epochs, list) and all(isinstance(epoch, dict) for epoch in epochs)):
             raise ValueError("history.json is no list of epochs")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise TkdError(f"{path}: damaged run ({str(error).splitlines()[0]}). Train it again with --force.") from error
     return Record(path, config, metrics, epochs)
 

@@ -11,6 +11,7 @@ from pipeline.report.evidence import Evidence
 from pipeline.report.records import Record
 from pipeline.report.settings import CONTROLS, differing, in_words, key_of, same_vanilla, settings_of
 from pipeline.report.statistics import Difference, paired_bootstrap, paired_t, spread
+from students import STUDENTS
 
 
 class Column(NamedTuple):
@@ -100,8 +101,6 @@ class Results:
     @cached_property
     def students(self) -> list[str]:
         """In the order of the registry, the papers' first; others after them."""
-        from students import STUDENTS
-
         order = {name: place for place, name in enumerate(STUDENTS)}
         return sorted({student for student, _ in self.cells}, key=lambda name: (order.get(name, len(order)), name))
 

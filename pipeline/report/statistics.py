@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from pipeline.tasks import task_score
 
@@ -32,9 +33,9 @@ class Difference:
     @property
     def sign(self) -> int:
         """1 or -1 where the interval excludes zero, else 0."""
-        if self.low is None or self.low <= 0 <= self.high:
+        if self.low is None:
             return 0
-        return 1 if self.low > 0 else -1
+        return int(self.low > 0) - int(self.high < 0)  # of NaN neither is true
 
 
 def spread(values: list[float]) -> float | None:
@@ -127,6 +128,4 @@ def _t_probability(t: float, n_degrees: int) -> float:
 
 
 def _map(logits: np.ndarray, labels: np.ndarray) -> float:
-    import torch
-
     return task_score("multi_label", torch.from_numpy(logits), torch.from_numpy(labels))
