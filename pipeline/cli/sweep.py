@@ -64,7 +64,7 @@ class _FrameWeights(click.ParamType):
 _SHARED = {field.name for field in fields(TrainConfig)} - {"student", "kd_weight", "frame_weights", "seed"}
 
 
-@click.command("sweep", params=[option for option in train_command.params if option.name in _SHARED | {"memory"}])
+@click.command("sweep")
 @click.option("--cache", "cache_path", type=Location(), required=True, help="Cache to train from: path or URL.")
 @click.option(
     "--students", type=_Students(), default="all", help="Networks to train: all, the paper's five; every; or names."
@@ -129,3 +129,7 @@ def sweep_command(
     if failed:
         listed = "\n".join(failed)
         raise TkdError(f"{len(failed)} of {len(cells)} cells failed; run the same again to try them again.\n{listed}")
+
+
+# Whatever tkd train takes for a run is given once for all cells.
+sweep_command.params += [option for option in train_command.params if option.name in _SHARED | {"memory"}]
