@@ -48,8 +48,12 @@ class Browser:
         return self
 
     def __exit__(self, *error) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._session = None
+        self.call("Browser.close")
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
         os.close(self._write)
         os.close(self._read)
 

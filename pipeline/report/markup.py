@@ -62,13 +62,13 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def table(head: list[Content], rows: list[list[Content]], caption: Content = None, class_: str = "") -> Markup:
+def table(head: list[Content], rows: list[list[Content]], caption: Content = None) -> Markup:
     """Returns a table that scrolls by itself where it is too wide; the first cell of a row is its heading."""
     body = [
         element("tr", element("th", row[0], scope="row"), [element("td", cell) for cell in row[1:]]) for row in rows
     ]
     columns = element("thead", element("tr", [element("th", cell, scope="col") for cell in head]))
-    whole = element("table", columns, element("tbody", body), class_=class_ or None)
+    whole = element("table", columns, element("tbody", body))
     scrolling = element("div", whole, class_="scroll", tabindex=0, role="region", aria_label="table")
     return element("figure", element("figcaption", caption) if caption else None, scrolling)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.report.examples import Recordings
-from pipeline.report.markup import Content, Markup, element, page, table
+from pipeline.report.markup import Content, Markup, element, page
 from pipeline.report.page_attention import maps, measures
 from pipeline.report.page_clips import overlays
 from pipeline.report.page_curves import by_fraction, by_length, costs, learning_curves
@@ -63,33 +63,35 @@ def index_page(
 
 def provenance(records: list[Record]) -> Section:
     """Returns where every number is from, and the command that makes it again."""
-    rows: list[list[Content]] = []
-    for record in records:
-        metrics = record.metrics
-        rows.append(
-            [
-                element("code", str(record.path)),
-                f"{student_name(record.student)}, kd {record.kd_weight:g}, {record.frame_weights}, seed {record.seed}",
-                score(metrics["metric"], metrics["validation"]),
-                score(metrics["metric"], metrics["test"]),
-                element("code", metrics["cache_id"][:12]),
-                element("code", train_command(record.config, str(record.path))),
-            ]
-        )
-    head = ["run", "what", "validation", "test", "cache", "command"]
     caches = [
         element("li", element("code", cache_id), ", of ", _dataset(records, cache_id)) for cache_id in _caches(records)
     ]
-    many = element("details", element("summary", f"All {len(records)} runs"), table(head, rows, class_="left"))
+    runs = [element("li", _described(record)) for record in records]
     return Section(
         "provenance",
         "Provenance",
         [
             element("p", "Caches (cache_id: of content and origin, the same in any container):"),
             element("ul", caches),
-            many,
+            element(
+                "details", element("summary", f"All {_count(len(records), 'run')}"), element("ol", runs, class_="runs")
+            ),
         ],
     )
+
+
+def _described(record: Record) -> Content:
+    """Returns a run's scores, and the command that makes it again in its directory."""
+    metrics = record.metrics
+    validation, test = (score(metrics["metric"], metrics[split]) for split in ("validation", "test"))
+    target = record.frame_weights if record.kd_weight else "vanilla"
+    return [
+        element("b", f"{student_name(record.student)}, kd {record.kd_weight:g}, {target}, seed {record.seed}"),
+        f": {metrics['metric']} {validation} on validation, {test} on test; cache ",
+        element("code", metrics["cache_id"][:12]),
+        element("br"),
+        element("code", train_command(record.config, str(record.path))),
+    ]
 
 
 def left_out(

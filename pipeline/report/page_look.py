@@ -44,7 +44,7 @@ td small.good { color: var(--good); font-weight: 600; }
 td small.bad { color: var(--bad); font-weight: 600; }
 td small.paper { font-style: italic; }
 td .chosen { outline: 1.3px solid var(--k2); outline-offset: 1px; padding: 0 .15rem; border-radius: 2px; }
-.left td { text-align: left; white-space: normal; min-width: 9rem; }
+.runs li { max-width: none; margin: .5rem 0; font-size: .88rem; }
 code { font: .78rem/1.4 ui-monospace, "SFMono-Regular", Menlo, monospace; overflow-wrap: anywhere; }
 figure { margin: 1.2rem 0; }
 figcaption { color: var(--soft); font-size: .86rem; max-width: 46rem; margin-top: .4rem; }

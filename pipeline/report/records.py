@@ -88,15 +88,7 @@ def read_record(path: Path) -> Record:
         missing = sorted(({"student", "cache_id", "labels", "features"} - config.keys()) | (_METRICS - metrics.keys()))
         if missing:
             raise ValueError(f"{', '.join(missing)}: not there")
-        for name in ("kd_weight", "validation", "test"):
-            float(metrics[name])
-        texts = (config["student"], metrics["student"], config.get("frame_weights", ""), metrics["cache_id"])
-        if not all(isinstance(text, str) for text in texts) or not isinstance(metrics["seed"], int):
-            raise ValueError("student, frame_weights, cache_id or seed: of another type")
-        if not isinstance(config["features"], dict):
-            raise ValueError("features: expected a JSON object")
-        if not metrics["teacher"].keys() >= _TEACHER:
-            raise ValueError(f"teacher: {', '.join(sorted(_TEACHER - metrics['teacher'].keys()))}: not there")
+        _check_types(config, metrics)
         history = path / "history.json"
         epochs = json.loads(history.read_text(encoding="utf-8")) if history.is_file() else []
         if not (isinstance(epochs, list) and all(isinstance(epoch, dict) for epoch in epochs)):
@@ -104,6 +96,21 @@ def read_record(path: Path) -> Record:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise TkdError(f"{path}: damaged run ({str(error).splitlines()[0]}). Train it again with --force.") from error
     return Record(path, config, metrics, epochs)
+
+
+def _check_types(config: dict[str, Any], metrics: dict[str, Any]) -> None:
+    teacher, attention = metrics["teacher"], metrics.get("attention") or {}
+    texts = (config["student"], metrics["student"], config.get("frame_weights", ""), metrics["cache_id"])
+    objects = (config["features"], teacher, attention)
+    numbers = [metrics[name] for name in ("kd_weight", "validation", "test", "n_params", "seconds")]
+    if not all(isinstance(it, str) for it in texts) or not all(isinstance(it, dict) for it in objects):
+        raise ValueError("student, frame_weights, cache_id, features, teacher or attention: of another type")
+    if not teacher.keys() >= _TEACHER:
+        raise ValueError(f"teacher: {', '.join(sorted(_TEACHER - teacher.keys()))}: not there")
+    shares = (metrics["attention_in_event"], metrics["uniform_attention_in_event"], teacher["attention_in_event"])
+    numbers += [teacher["test"], *(it for it in (*shares, *attention.values()) if it is not None)]
+    if not isinstance(metrics["seed"], int) or not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("a score, a size, the seed or a measure of attention: not a number")
 
 
 def test_outputs(record: Record, n_clips: int, n_classes: int) -> np.ndarray | None:
