@@ -1,0 +1,49 @@
+"""A report's statistics by second routes: scipy, and the metric itself on clips drawn one by one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from pipeline.report.statistics import Difference, paired_bootstrap, paired_t, resampled_map, t_quantile
+from pipeline.tasks import mean_average_precision
+
+
+@given(st.integers(1, 200), st.floats(0.5, 0.999))
+def test_quantiles_of_t_are_those_of_scipy(n_degrees, probability):
+    assert t_quantile(probability, n_degrees) == pytest.approx(stats.t.ppf(probability, n_degrees), rel=1e-8, abs=1e-9)
+
+
+def test_intervals_of_t_hold_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    held = [difference.low < 1 < difference.high for difference in map(paired_t, rng.normal(1, 2, (2000, 3)).tolist())]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.015)
+
+
+@given(st.integers(0, 1000))
+def test_resampled_map_is_the_metric_of_the_clips_drawn(seed):
+    """Also with equal scores, with classes that no clip drawn has, and with classes that no clip has."""
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.standard_normal((20, 4)).round(1), (rng.random((20, 4)) < 0.15).astype(np.uint8)
+    labels[0, 0], labels[:, 3] = 1, 0
+    counts = rng.multinomial(20, np.full(20, 1 / 20), 3)
+    drawn = [np.repeat(np.arange(20), count) for count in counts]
+    expected = [mean_average_precision(torch.from_numpy(scores[it]), torch.from_numpy(labels[it])) for it in drawn]
+    assert resampled_map(scores, labels, counts) == pytest.approx(np.nan_to_num(expected))
+
+
+@pytest.mark.parametrize("task", ["single_label", "multi_label"])
+def test_a_bootstrap_of_equal_runs_is_zero_and_its_interval_has_no_width(task):
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((50, 3)).astype(np.float32)
+    labels = rng.integers(0, 3, 50) if task == "single_label" else rng.integers(0, 2, (50, 3)).astype(np.uint8)
+    assert paired_bootstrap(task, logits, logits, labels) == Difference(0.0, 0.0, 0.0, 1, "bootstrap")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign"), [(0.1, 0.2, 1), (-2, -1, -1), (-1, 1, 0), (0, 1, 0), (np.nan, np.nan, 0), (None, None, 0)]
+)
+def test_only_an_interval_beside_zero_has_a_sign(low, high, sign):
+    assert Difference(0.0, low, high, 3, "t").sign == sign
