@@ -24,8 +24,11 @@ def report_command(runs, out, data) -> None:
     Example:
       tkd report runs --data data/mini --out report
     """
+    import torch
+
     from pipeline.report.folder import report
 
+    torch.set_num_threads(1)  # clips one at a time, through networks so small that threads wait for each other
     for line in report(list(runs), out or runs[0], _recordings(data) if data else None):
         click.echo(line)
 

@@ -1,5 +1,6 @@
 """The page's parts that draw scores: over epochs, clip lengths, shares of the training data, and size."""
 
+import functools
 import math
 
 from pipeline.report.charts import Series, chart
@@ -50,10 +51,10 @@ def _curve(results: Results, column: Column, run: Record, name: str, scale: floa
 
 
 def by_length(tables: list[Results]) -> Section:
-    """Returns accuracy against clip length, where the same data set was made in several."""
+    """Returns scores against clip length, where the same data set was made in several."""
     return _against(
         "lengths",
-        "Accuracy against clip length",
+        "Score against clip length",
         "clip length, s",
         tables,
         lambda results: results.evidence.seconds,
@@ -68,7 +69,7 @@ def _recipe(results: Results) -> str:
 
 
 def by_fraction(tables: list[Results]) -> Section:
-    """Returns accuracy against the share of the training clips, where it was varied."""
+    """Returns scores against the share of the training clips, where it was varied."""
 
     def others(results: Results) -> tuple:
         rest = {name: value for name, value in results.settings.items() if name != "fraction"}
@@ -76,7 +77,7 @@ def by_fraction(tables: list[Results]) -> Section:
 
     return _against(
         "fractions",
-        "Accuracy against the share of the training clips",
+        "Score against the share of the training clips",
         "share of the training clips",
         tables,
         lambda results: results.settings.get("fraction"),
@@ -140,9 +141,7 @@ def costs(tables: list[Results]) -> Section:
         try:
             seconds = [features[name] / features["sample_rate"] for name in ("hop_length", "win_length")]
             facts = [
-                student_facts(name, *seconds, n_classes, features["n_mels"])
-                for name in results.students
-                if name in STUDENTS
+                _facts(name, *seconds, n_classes, features["n_mels"]) for name in results.students if name in STUDENTS
             ]
         except (KeyError, ValueError):  # features of another kind
             continue
@@ -169,6 +168,9 @@ def costs(tables: list[Results]) -> Section:
         )
         parts.append(figure(charts, caption))
     return Section("costs", "Size and work against score", parts)
+
+
+_facts = functools.cache(student_facts)  # a second each, and every table asks for the same
 
 
 def _places(results: Results, student: str, size: float) -> list[Series]:

@@ -31,7 +31,7 @@ def confusions(tables: list[Results]) -> Section:
             charts = [_precisions(student, two, results.evidence) for student, two in outputs.items() if len(two) == 2]
             caption = f"{results.title}: average precision of each class, without and with KD, one seed; a dot a class."
             parts += [figure(charts, caption)] if charts else []
-    return Section("errors", "What is taken for what", parts)
+    return Section("errors", "Errors, class by class", parts)
 
 
 def _outputs(results: Results, student: str) -> list[tuple[Column, Record, np.ndarray]]:
