@@ -87,9 +87,10 @@ def test_a_run_made_twice_counts_once_and_is_named(cache, tmp_path):
 
 
 def test_vanilla_runs_serve_settings_that_change_nothing_without_kd_and_no_others(cache, tmp_path):
-    grid(tmp_path / "runs" / "a", cache, {("rollout", 0.0): [0.5, 0.6], ("rollout", 0.25): [0.6, 0.7]})
-    grid(tmp_path / "runs" / "b", cache, {("rollout", 0.25): [0.6, 0.8]}, alignment="linear")
-    grid(tmp_path / "runs" / "c", cache, {("rollout", 0.25): [0.6, 0.8]}, epochs=5)
+    usual = {"alignment": "area", "epochs": 12}
+    grid(tmp_path / "runs" / "a", cache, {("rollout", 0.0): [0.5, 0.6], ("rollout", 0.25): [0.6, 0.7]}, **usual)
+    grid(tmp_path / "runs" / "b", cache, {("rollout", 0.25): [0.6, 0.8]}, **{**usual, "alignment": "linear"})
+    grid(tmp_path / "runs" / "c", cache, {("rollout", 0.25): [0.6, 0.8]}, **{**usual, "epochs": 5})
     report([tmp_path / "runs"], tmp_path / "out")
     found = cells(tmp_path / "out")
     assert found["alignment linear, epochs 12", "rollout", "0.25"]["difference_n_seeds"] == "2"
@@ -160,6 +161,7 @@ def test_each_map_is_measured_as_planted(cache):
     [
         {},
         {"student": "crnn", "kd_weight": 0.0, "views": False, "bfloat16": True, "patience": 3, "seed": 7},
+        {"augment": ()},
         {"frame_weights": "heads:1.0,1.2", "augment": ("shift", "gain"), "learning_rate": 1e-4, "fraction": 0.1},
         {"logit_kd": 0.3, "temperature": 2.5, "combination": "additive", "weight_decay": 0.0, "ema": 0.999},
     ],
@@ -174,8 +176,11 @@ def test_the_command_of_a_run_asks_for_its_settings(settings):
     assert str(context.params["cache_path"]) == "a b.zarr" and str(context.params["out"]) == "runs/ü"
 
 
-def test_a_setting_that_is_no_more_is_said_behind_the_command():
-    assert train_command({"student": "crnn", "magic": 3}, "r").endswith("--out r  # magic=3")
+def test_settings_that_are_no_more_and_those_not_stated_are_said_behind_the_command():
+    stored = json.loads(json.dumps(dataclasses.asdict(TrainConfig()))) | {"magic": 3}
+    assert train_command(stored, "r").endswith("--out r  # magic=3")
+    del stored["views"], stored["ema"]
+    assert train_command(stored, "r").endswith("--out r  # magic=3; not stated: ema, views")
 
 
 def test_latex_has_as_many_cells_in_each_row_and_no_bare_special_character(cache, tmp_path):
@@ -221,7 +226,7 @@ def test_a_report_is_the_same_twice_and_overwrites_its_own_alone(cache, tmp_path
 def test_what_training_leaves_is_what_a_report_reads(cache, tmp_path):
     """Two real trainings, reported by the command."""
     for weight in (0.0, 0.25):
-        config = TrainConfig(student="tc_resnet8", kd_weight=weight, epochs=2, batch_size=4)
+        config = TrainConfig(student="tc_resnet8", kd_weight=weight, epochs=2, batch_size=4, augment=())
         metrics = train(cache, config, tmp_path / "runs" / str(weight))
     shown = CliRunner().invoke(tkd, ["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
     assert shown.exit_code == 0, shown.output

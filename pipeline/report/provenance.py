@@ -12,7 +12,7 @@ _ALWAYS = ("student", "kd_weight", "seed")
 def train_command(config: dict[str, Any], out: str) -> str:
     """Returns the `tkd train` of a run's config.json: the settings that are not today's defaults.
 
-    A setting of an earlier version that there is no more stands in a comment behind it.
+    A comment behind it names settings that there are no more, and those that an earlier version did not state.
 
     Args:
         config: The content of config.json.
@@ -27,8 +27,11 @@ def train_command(config: dict[str, Any], out: str) -> str:
             gone.append(f"{name}={value}")
         elif name in _ALWAYS or value != _as_read(known[name]):
             words += _option(name, value)
+    unstated = [name for name in known if name not in config]
+    if unstated:
+        gone.append(f"not stated: {', '.join(unstated)}")
     command = shlex.join([*words, "--out", out])
-    return f"{command}  # {', '.join(gone)}" if gone else command
+    return f"{command}  # {'; '.join(gone)}" if gone else command
 
 
 def _option(name: str, value: Any) -> list[str]:
@@ -36,7 +39,7 @@ def _option(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]
     if isinstance(value, list):
-        return [f"--{option}", ",".join(map(str, value))]
+        return [f"--{option}", ",".join(map(str, value)) or "none"]
     return [f"--{option}", f"{value!r}".removesuffix(".0") if isinstance(value, float) else str(value)]
 
 
