@@ -234,7 +234,7 @@ def test_only_the_splits_asked_for_are_read(cache):
 
 
 def train_weights(cache, out, **settings):
-    train(cache, TrainConfig(student="tc_resnet", epochs=2, batch_size=10), out, **settings)
+    train(cache, TrainConfig(student="tc_resnet", epochs=2, batch_size=10, augment=()), out, **settings)
     return load_file(out / "model.safetensors"), (out / "metrics.json").read_text()
 
 

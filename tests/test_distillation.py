@@ -81,7 +81,9 @@ def test_a_choice_that_is_none_is_answered_with_those_there_are(text):
 
 
 def test_a_learned_mixture_finds_the_map_that_points_and_teaches_the_student_nothing_else(caches, tmp_path):
-    config = TrainConfig(student="tc_resnet", frame_weights="learned", kd_weight=0.5, epochs=10, batch_size=8)
+    config = TrainConfig(
+        student="tc_resnet", frame_weights="learned", kd_weight=0.5, epochs=10, batch_size=8, augment=()
+    )
     metrics = train(caches["heads"], config, tmp_path / "run")
     mixture = (10 * read_run(tmp_path / "run").training_only["mixture"]).softmax(0)
     assert mixture[2 * POINTING[0] + POINTING[1]] > 0.6  # of four
@@ -146,14 +148,14 @@ def test_the_total_is_the_terms_as_weighted(caches):
 def test_logits_alone_teach_what_the_labels_would(tmp_path, task):
     """The planted teacher's logits are right: a student that hardly hears the labels learns from them."""
     cache = planted_cache(tmp_path / "c.zarr", task=task)
-    config = TrainConfig(student="tc_resnet", kd_weight=0, logit_kd=0.999, epochs=6, batch_size=8)
+    config = TrainConfig(student="tc_resnet", kd_weight=0, logit_kd=0.999, epochs=6, batch_size=8, augment=())
     assert train(cache, config, tmp_path / "run")["test"] > 0.8
 
 
 def test_the_average_that_is_scored_is_that_of_the_steps(caches, tmp_path):
     """EMA restated: weights and BatchNorm's statistics after each step, from the same steps."""
     cache, decay = caches["rollout"], 0.6
-    config = TrainConfig(student="tc_resnet", kd_weight=0, epochs=1, batch_size=64, ema=decay)
+    config = TrainConfig(student="tc_resnet", kd_weight=0, epochs=1, batch_size=64, ema=decay, augment=())
     train(cache, config, tmp_path / "run")
     kept = []
     for n_clips in (64, 128):  # after the first step, and after both: the learning rate warms up over an epoch of two
@@ -199,7 +201,13 @@ def test_a_fraction_of_the_clips_is_nested_and_drawn_by_the_seed(caches):
 
 def test_sgd_trains_and_rare_classes_are_weighted(caches, tmp_path):
     config = TrainConfig(
-        student="tc_resnet", optimizer="sgd", learning_rate=0.1, class_weights="balanced", epochs=4, batch_size=8
+        student="tc_resnet",
+        optimizer="sgd",
+        learning_rate=0.1,
+        class_weights="balanced",
+        epochs=4,
+        batch_size=8,
+        augment=(),
     )
     assert train(caches["rollout"], config, tmp_path / "run")["test"] > 0.6
 

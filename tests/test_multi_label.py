@@ -28,7 +28,7 @@ from pipeline.teacher.model import TeacherInfo, load_teacher, save_teacher
 LABELS = ("low", "mid", "high", "never tested")
 TONES = (300, 900, 2700)  # Hz
 N_CLIPS = {"train": 128, "validation": 32, "test": 32}
-SETTINGS = TrainConfig(student="tc_resnet", epochs=4, batch_size=16)
+SETTINGS = TrainConfig(student="tc_resnet", epochs=4, batch_size=16, augment=())
 
 
 @pytest.fixture(scope="module")

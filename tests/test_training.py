@@ -36,7 +36,9 @@ def runs(cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for weight in (0.0, 0.25):
         train(
-            cache, TrainConfig(student="tc_resnet", kd_weight=weight, epochs=2, batch_size=16), folder / f"kd{weight}"
+            cache,
+            TrainConfig(student="tc_resnet", kd_weight=weight, epochs=2, batch_size=16, augment=()),
+            folder / f"kd{weight}",
         )
     return folder
 
@@ -64,7 +66,7 @@ def test_kd_changes_weights_but_neither_keys_nor_shapes(runs):
 
 def test_without_kd_a_student_trains_as_if_there_were_no_query(cache, runs, tmp_path):
     """kd_weight 0 gives, bit for bit, the weights of a plain loop without teacher, query or KD."""
-    config = TrainConfig(student="tc_resnet", kd_weight=0.0, epochs=2, batch_size=16)
+    config = TrainConfig(student="tc_resnet", kd_weight=0.0, epochs=2, batch_size=16, augment=())
     train_split, validation = (load_splits(cache)[split] for split in ("train", "validation"))
     clips = train_split.take(range(len(train_split)))
     torch.manual_seed(config.seed)
@@ -113,7 +115,7 @@ def test_a_run_in_bfloat16_is_scored_in_float32(cache, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(cache, runs, tmp_path):
-    config = {"student": "tc_resnet", "epochs": 2, "batch_size": 16}
+    config = {"student": "tc_resnet", "epochs": 2, "batch_size": 16, "augment": ()}
     train(cache, TrainConfig(**config), tmp_path / "same")
     train(cache, TrainConfig(**config, seed=1), tmp_path / "other")
     assert equal_weights(runs / "kd0.25", tmp_path / "same")
@@ -143,11 +145,13 @@ def test_a_killed_training_resumes_to_the_same_bits(tiny_cache, tmp_path):
 
 def test_other_settings_do_not_continue_a_run(cache, runs):
     with pytest.raises(TkdError, match="epochs was 2, is 3"):
-        train(cache, TrainConfig(student="tc_resnet", epochs=3, batch_size=16), runs / "kd0.25", resume=True)
+        train(
+            cache, TrainConfig(student="tc_resnet", epochs=3, batch_size=16, augment=()), runs / "kd0.25", resume=True
+        )
 
 
 def test_a_run_is_not_overwritten_unasked(cache, runs, tmp_path):
-    config = TrainConfig(student="tc_resnet", epochs=2, batch_size=16)
+    config = TrainConfig(student="tc_resnet", epochs=2, batch_size=16, augment=())
     with pytest.raises(TkdError, match=r"a complete run\. Start over with --force"):
         train(cache, config, runs / "kd0.25")
     (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
@@ -177,7 +181,7 @@ def planted(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["tc_resnet", "crnn"])
 def test_a_distilled_student_learns_to_look_where_the_teacher_looks(planted, name, tmp_path):
-    config = TrainConfig(student=name, kd_weight=0.5, epochs=8, batch_size=8, learning_rate=3e-3)
+    config = TrainConfig(student=name, kd_weight=0.5, epochs=8, batch_size=8, learning_rate=3e-3, augment=())
     metrics = train(planted, config, tmp_path / name)
     assert metrics["teacher"]["attention_in_event"] == pytest.approx(1, abs=1e-3)
     assert metrics["uniform_attention_in_event"] == pytest.approx(20 / 99, abs=0.02)

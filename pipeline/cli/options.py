@@ -46,7 +46,7 @@ class Location(click.ParamType):
 
 
 class Listed(click.ParamType):
-    """Several values with commas between, as a tuple."""
+    """Several values with commas between, as a tuple; "none" is the empty one."""
 
     def __init__(self, name: str, of: Callable[[str], object]) -> None:
         """`of` makes a value of its text, or raises ValueError."""
@@ -55,6 +55,8 @@ class Listed(click.ParamType):
     def convert(self, value, param, ctx):
         if isinstance(value, tuple):
             return value
+        if value == "none":
+            return ()
         try:
             return tuple(self.of(part.strip()) for part in value.split(",") if part.strip())
         except ValueError:

@@ -95,10 +95,10 @@ def _students():
 @click.option("--bfloat16", is_flag=True, help="Mixed precision: faster on GPUs and on CPUs that have it.")
 @click.option(
     "--augment",
-    type=Listed("name,...", str),
+    type=Listed("name,...|none", str),
     default=TrainConfig.augment,
-    show_default="none",
-    help="Changes to the clips, in this order, as in shift,gain; docs/augmentation.md says what each does.",
+    show_default=",".join(TrainConfig.augment),
+    help="Changes to the clips of every batch, in this order; none: none. docs/augmentation.md says what each does.",
 )
 @click.option(
     "--views/--no-views",

@@ -42,7 +42,7 @@ class TrainConfig:
     alignment: str = "area"  # of teacher frames to student frames; or linear
 
     # How it is optimised.
-    epochs: int = 12
+    epochs: int = 20
     patience: int | None = None  # epochs without a better validation score; None: all epochs
     batch_size: int = 32
     optimizer: str = "adamw"  # or sgd, with Nesterov momentum 0.9
@@ -54,7 +54,7 @@ class TrainConfig:
     bfloat16: bool = False  # autocast
 
     # What it hears.
-    augment: tuple[str, ...] = ()  # names, see docs/augmentation.md
+    augment: tuple[str, ...] = ("shift", "crop", "speed", "noise", "gain")  # in this order; docs/augmentation.md
     views: bool = True  # each epoch takes one of a clip's views, at random; False: always the clip itself
     fraction: float = 1.0  # of the training clips
     seed: int = 0

@@ -43,7 +43,7 @@ def run_name(config: TrainConfig) -> str:
 
 def _part(name: str, value: object) -> str:
     called = _CALLED.get(name, name.replace("_", ""))
-    if isinstance(value, bool):
+    if isinstance(value, bool) or value == ():
         return called if value else f"no{called}"
     return called + _text(value)
 

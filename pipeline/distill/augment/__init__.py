@@ -12,6 +12,7 @@ from pipeline.distill.augment.axes import Axes, axes_of
 from pipeline.distill.augment.level import Gain, Mixup, Noise
 from pipeline.distill.augment.masks import SpecAugment
 from pipeline.distill.augment.timing import Crop, Speed, TimeShift
+from pipeline.distill.config import TrainConfig
 
 for _name, _augmentation in {
     "shift": TimeShift(),
@@ -26,7 +27,7 @@ for _name, _augmentation in {
 
 # Their weights agree with the live teacher's at a mean cosine of 0.9 or more, each alone and all in this order. mixup
 # and specaugment do alone, and not on top of the others: docs/augmentation.md has the figures.
-DEFAULT_AUGMENTATIONS = ("shift", "crop", "speed", "noise", "gain")
+DEFAULT_AUGMENTATIONS = TrainConfig.augment
 
 __all__ = [
     "AUGMENTATIONS",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.distill.data import Clips
+from pipeline.errors import TkdError
 from pipeline.frames import FrameGrid, teacher_grid
 
 
@@ -49,8 +50,18 @@ class Axes:
 
 
 def axes_of(metadata: dict[str, Any]) -> Axes:
-    """Returns the axes of a cache with these metadata."""
+    """Returns the axes of a cache with these metadata.
+
+    Raises:
+        TkdError: it does not say enough of its features.
+    """
     features = metadata["features"]
+    silent = [name for name in ("n_fft", "n_mels", "f_min", "f_max", "frame_offset", "floor") if name not in features]
+    if silent:
+        raise TkdError(
+            f"The cache does not say {', '.join(silent)} of its features, which augmentation needs. Train with "
+            "--augment none."
+        )
     return Axes(
         FrameGrid(features["hop_length"], features["frame_offset"]),
         teacher_grid(metadata),
