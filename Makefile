@@ -15,14 +15,20 @@ FINETUNED := $(if $(filter nscv2 speech_commands fsd50k,$(DATASET)),teachers/$(D
 TEACHER ?= $(or $(FINETUNED),bundled)
 USUAL := $(if $(FINETUNED),teachers/$(DATA)/wav2vec2-large-xlsr-53,bundled)
 CACHE := caches/$(DATA)$(if $(filter-out $(USUAL),$(TEACHER)),-$(notdir $(TEACHER:%/=%))).zarr
+comma := ,
+TABLE_DATA = $(or $(foreach length,$(subst $(comma), ,$(LENGTHS)),$(DATASET)-$(length)s),$(DATASET))
 STUDENT ?= crnn
 KD_WEIGHT ?= 0.25
 SEED ?= 0
+# Of the tables: clip lengths in seconds (as 2,4,6,8; empty: the data set's own), students, and how many seeds.
+LENGTHS ?= $(LENGTH)
+STUDENTS ?= all
+SEEDS ?= 3
 # Mixed precision where the processor has instructions for it.
 BFLOAT16 := $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo --bfloat16)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check teacher teacher-cache train bench clean
+.PHONY: help setup demo test check teacher teacher-cache train grid tables bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -34,10 +40,9 @@ setup: .venv/.done  ## make the virtual environment (a step of every target that
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	touch $@
 
-demo: setup $(CACHE)  ## data, teacher's cache, a CRNN without and with distillation: a table and a picture
-	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0 $(BFLOAT16) --out runs/demo/crnn-kd0 --resume
-	$(BIN)/tkd-train --cache $(CACHE) --kd-weight 0.25 $(BFLOAT16) --out runs/demo/crnn-kd0.25 --resume
-	$(BIN)/tkd report runs/demo
+demo: setup $(CACHE)  ## data, teacher's cache, a CRNN without and with distillation: tables, a picture and a page
+	$(BIN)/tkd sweep --cache $(CACHE) --students crnn --kd-weights 0,0.25 --seeds 1 $(BFLOAT16) --out runs/demo
+	$(BIN)/tkd report runs/demo --data data/$(DATA)
 
 teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini|synth|nscv2|speech_commands|fsd50k LENGTH=8 TEACHER=bundled, ROOT, BASE
 	$(BIN)/tkd cache validate $(CACHE)
@@ -56,6 +61,14 @@ $(CACHE): | data/$(DATA)/dataset.json $(if $(filter $(FINETUNED),$(TEACHER)),$(F
 
 train: setup $(CACHE)  ## stage two: DATASET=mini STUDENT=crnn KD_WEIGHT=0.25 SEED=0
 	$(BIN)/tkd-train --cache $(CACHE) --student $(STUDENT) --kd-weight $(KD_WEIGHT) --seed $(SEED) $(BFLOAT16) --resume
+
+grid: setup $(CACHE)
+	$(BIN)/tkd sweep --cache $(CACHE) --students $(STUDENTS) --kd-weights 0,0.1,0.25,0.5 --seeds $(SEEDS) $(BFLOAT16) --out runs/tables/$(DATASET)/$(DATA)
+	$(BIN)/tkd sweep --cache $(CACHE) --students $(STUDENTS) --kd-weights 0.25 --frame-weights uniform,shuffled,event --seeds $(SEEDS) $(BFLOAT16) --out runs/tables/$(DATASET)/$(DATA)
+
+tables: setup  ## the papers' tables with controls: DATASET=mini|nscv2|fsd50k LENGTHS=2,4,6,8 STUDENTS=all SEEDS=3
+	set -e; for length in $(or $(subst $(comma), ,$(LENGTHS)),''); do $(MAKE) grid LENGTH=$$length; done
+	$(BIN)/tkd report runs/tables/$(DATASET) --data data/$(firstword $(TABLE_DATA)) --out results/$(DATASET)
 
 teacher: setup  ## train the bundled teacher again (about an hour of one core)
 	$(BIN)/tkd data prepare synth --clips 16000 600 600 --seed 1 --out data/teacher
