@@ -10,71 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache_schema import Cache, Layout, convert_cache, create_cache, finalise, open_cache, write_partition
-from pipeline.bench.compare import speeds
+from cache_schema import Cache, convert_cache, open_cache
+from pipeline.bench.compare import speed_row, take_turns
+from pipeline.bench.noise_cache import make_cache
+from pipeline.bench.results import Measured, Row, Table
+from pipeline.bench.stage_two import optimise
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Clips, Split, load_splits
 from pipeline.distill.distillation import Distillation
 from pipeline.distill.optimisation import build_optimizer
-from pipeline.extract.features import LogMel, LogMelConfig
+from pipeline.progress import say
 from students import build_student
 
-_N_SAMPLES = 8 * 16000  # 8 s
-_N_FRAMES = 399  # of features and teacher
-_N_DISTINCT = 64  # clips; they recur, once in each chunk, which are compressed one by one
 _BATCH_SIZE = 64
 _LARGE = ("features", "rollout", "logits")
-
-
-def make_cache(path: Path, n_train: int, n_heldout: int, partition_size: int) -> Path:
-    """Writes a cache of 8 s clips with real log-mels of bursts in noise; `n_heldout` clips each in the other splits."""
-    rng, n = np.random.default_rng(0), n_train + 2 * n_heldout
-    layout = Layout(n, _N_FRAMES, _N_FRAMES, 40, 12, 4, 4, "single_label", partition_size=partition_size)
-    log_mel, config = LogMel(LogMelConfig()), LogMelConfig()
-    time_ = np.linspace(-1, 1, _N_SAMPLES)
-    envelopes = [0.01 + 0.3 * np.exp(-((time_ - centre) ** 2) / 0.01) for centre in rng.uniform(-1, 1, _N_DISTINCT)]
-    features = np.stack(
-        [log_mel((envelope * rng.standard_normal(_N_SAMPLES)).astype(np.float32)) for envelope in envelopes]
-    )
-    weights = rng.dirichlet(np.full(_N_FRAMES, 0.3), _N_DISTINCT).astype(np.float32)
-    rows = {
-        "clip_id": np.array([f"{i:06d}" for i in range(n)]),
-        "split": np.repeat(np.arange(3, dtype=np.uint8), [n_train, n_heldout, n_heldout]),
-        "label": rng.integers(0, 12, n, dtype=np.int32),
-        "n_frames": np.full(n, _N_FRAMES, np.int32),
-        "n_feature_frames": np.full(n, _N_FRAMES, np.int32),
-        "event_start": np.full(n, -1),
-        "event_stop": np.full(n, -1),
-        "view": np.zeros(n, np.uint8),
-    }
-    clock = {"hop_length": 320, "frame_offset": 199.5, "sample_rate": 16000}
-    described = {
-        "teacher": {"name": "bench", "sha256": "0" * 64, "n_layers": 4, "n_heads": 4, "score": 0.0, **clock},
-        "dataset": {
-            "name": "bench",
-            "manifest_sha256": "0" * 64,
-            "task": "single_label",
-            "labels": [f"label {i}" for i in range(12)],
-            "licence": "none",
-            "recipe": {},
-        },
-        "features": config.metadata(),
-        "pooling": {},
-        "software": {},
-    }
-    create_cache(path, layout, rows, described)
-    for index in range(layout.n_partitions):
-        held = layout.partition_rows(index)
-        chosen = np.arange(held.stop - held.start) % _N_DISTINCT
-        arrays = {
-            "features": features[chosen],
-            "rollout": weights[chosen],
-            "logits": rng.standard_normal((len(chosen), 12)).astype(np.float32),
-            "audio_sha256": np.full(len(chosen), "0" * 64),
-        }
-        write_partition(path, index, arrays)
-    finalise(path)
-    return path
 
 
 class Memmap:
@@ -153,10 +102,7 @@ def trainer(cache: Cache, name: str = "tc_resnet") -> Callable[[Iterable[Clips]]
 
     def train(batches: Iterable[Clips]) -> None:
         for batch in batches:
-            loss = distillation(batch).total
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            optimise(distillation(batch).total, distillation.student, optimizer, config)
 
     return train
 
@@ -183,32 +129,45 @@ print(peak_memory() - before)
     return int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
 
 
-def main(folder: Path) -> None:
-    """Prints the tables; writes some 0.7 GB into the folder."""
-    (folder / "large").mkdir()
-    large = make_cache(folder / "large" / "large.zarr", 8192, 256, 256)
-    n_bytes, budget = array_bytes(open_cache(large)), 0.75
-    print(f"\nreading 8 s clips in batches of {_BATCH_SIZE}: speed as a ratio to a numpy memmap of the decoded arrays")
-    epochs = sources(large, budget, 8)
-    _show("without training", speeds({name: lambda epoch=epoch: load(epoch()) for name, epoch in epochs.items()}, 9))
-    (folder / "small").mkdir()
-    small = make_cache(folder / "small" / "small.zarr", 512, 64, 32)
-    epochs, train = sources(small, 0.9, 4), trainer(open_cache(small))
-    _show("training TC-ResNet", speeds({name: lambda epoch=epoch: train(epoch()) for name, epoch in epochs.items()}, 5))
-    print(f"\na cache of {n_bytes / 2**20:.0f} MB of arrays; streamed with --memory {budget * n_bytes / 2**20:.0f}M")
-    for suffix in (".zarr", ".h5"):
-        path, memory = large.with_suffix(suffix), int(budget * n_bytes)
-        print(
-            f"  {suffix[1:]:<5} first batch after {first_batch_seconds(path, None):.2f} s resident, "
-            f"{first_batch_seconds(path, memory):.2f} s streamed; "
-            f"streamed, the process grows by {peak_growth(path, memory) / 2**20:.0f} MB"
-        )
+def measure(quick: bool) -> Measured:
+    """Compares reading a cache with reading a memmap, alone and in training; some 0.7 GB of temporary files."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        for name in ("alone", "training"):
+            (folder / name).mkdir()
+        few = make_cache(folder / "training" / "cache.zarr", 512, 64, 32)
+        epochs, train = sources(few, 0.9, 4), trainer(open_cache(few))
+        variants = {name: lambda epoch=epoch: train(epoch()) for name, epoch in epochs.items()}
+        training = _rows(take_turns(variants, 1 if quick else 5))
+        notes = ["Clips of 8 s, batches of 64; streamed: the cache is larger than the memory it may take."]
+        if quick:
+            many, budget, pool = make_cache(folder / "alone" / "cache.zarr", 512, 64, 32), 0.9, 4
+        else:
+            many, budget, pool = make_cache(folder / "alone" / "cache.zarr", 8192, 256, 256), 0.75, 8
+        epochs = sources(many, budget, pool)
+        variants = {name: lambda epoch=epoch: load(epoch()) for name, epoch in epochs.items()}
+        alone = _rows(take_turns(variants, 3 if quick else 9))
+        n_bytes = array_bytes(open_cache(many))
+        for suffix in (".zarr", ".h5"):
+            path, memory = many.with_suffix(suffix), int(budget * n_bytes)
+            size, budgeted = f"{n_bytes / 2**20:.0f} MiB", f"{memory / 2**20:.0f} MiB"
+            resident, streamed = first_batch_seconds(path, None), first_batch_seconds(path, memory)
+            notes.append(
+                f"`{suffix}` with {size} of arrays: the first batch after {resident:.2f} s where it is kept in memory, "
+                f"{streamed:.2f} s where {budgeted} are allowed; the process then grows by "
+                f"{peak_growth(path, memory) / 2**20:.0f} MiB."
+            )
+    memmap = "numpy memmap of the decoded arrays"
+    return Measured(
+        [
+            Table("speed of training TC-ResNet from a cache", memmap, training, higher_is_better=True),
+            Table("speed of reading a cache, alone", memmap, alone, higher_is_better=True),
+        ],
+        notes,
+    )
 
 
-def _show(what: str, ratios: dict[str, float]) -> None:
-    print(f"  {what:<19}" + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary:
-        main(Path(temporary))
+def _rows(seconds: dict[str, list[float]]) -> list[Row]:
+    rows = [speed_row(name, own, seconds["memmap"]) for name, own in seconds.items() if name != "memmap"]
+    say("reading: " + ", ".join(f"{row.what} {row.ratio:.2f}" for row in rows))
+    return rows

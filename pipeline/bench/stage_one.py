@@ -9,14 +9,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from pipeline.bench.compare import peak_memory, take_turns
+from pipeline.bench.compare import peak_memory, row, take_turns, threads
+from pipeline.bench.results import Measured, Row, Table
 from pipeline.extract.attention import pool_attention
+from pipeline.progress import say
 from pipeline.teacher.model import Teacher, load_teacher
 
 # The shapes of facebook/wav2vec2-base and facebook/wav2vec2-large-xlsr-53.
@@ -34,15 +35,8 @@ _SHAPES = {
 }
 TEACHERS = ("bundled", *_SHAPES)
 CASES = {2: 4, 8: 1, 30: 1}  # seconds a clip: clips a batch
-
-
-@dataclass(frozen=True)
-class Times:
-    """Of one teacher and length; the ratios are those to `plain`, medians over the rounds."""
-
-    plain_seconds: float
-    pooled: float
-    naive: float
+_ROUNDS = {"bundled": 15, "BASE": 5, "XLSR": 3}
+_LONG_ROUNDS = {"bundled": 7, "BASE": 2, "XLSR": 2}  # of 30 s
 
 
 def teacher_of(name: str) -> Teacher:
@@ -53,17 +47,16 @@ def teacher_of(name: str) -> Teacher:
     return Teacher(Wav2Vec2Model(Wav2Vec2Config(**_SHAPES[name])), 12).eval()
 
 
-def times(teacher: Teacher, seconds: int, bfloat16: bool, rounds: int) -> Times:
-    """Returns what a batch of clips costs in the three ways, run in turn."""
+def times(teacher: Teacher, seconds: int, bfloat16: bool, rounds: int) -> dict[str, list[float]]:
+    """Returns the seconds that a batch of clips takes in the three ways, round by round, run in turn."""
     ways = _ways(teacher, torch.randn(CASES[seconds], 16000 * seconds), bfloat16)
-    taken = {name: torch.tensor(seconds) for name, seconds in take_turns(ways, rounds).items()}
-    pooled, naive = (float((taken[name] / taken["plain"]).median()) for name in ("pooled", "naive"))
-    return Times(float(taken["plain"].median()), pooled, naive)
+    # A pass over 30 s is long beside what the first of its kind takes more.
+    return take_turns(ways, rounds, warm_up=seconds < 30)
 
 
 def peak_bytes(name: str, way: str, seconds: int) -> int:
     """Returns the peak memory of a process that does one batch in one of the ways, all in all."""
-    arguments = [sys.executable, "-m", "pipeline.bench.stage_one", name, way, str(seconds)]
+    arguments = [sys.executable, "-m", __name__, name, way, str(seconds)]
     return json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
 
 
@@ -110,37 +103,57 @@ def _full_rollout(head_means: list[Tensor]) -> Tensor:
     return product
 
 
-def main() -> None:
-    """Prints the tables. All is done by one thread, as each of stage one's forward passes is on a CPU."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for bfloat16 in (False, True):
-        precision = "bfloat16" if bfloat16 else "float32"
-        print(f"\nstage one, {precision}, one thread: time beside the plain forward pass (fused attention, no maps)")
-        for name in TEACHERS:
+def measure(quick: bool) -> Measured:
+    """Compares stage one's pass with the plain one and with the naive one: time, memory, error.
+
+    Times are of one thread, as each of stage one's forward passes is on a CPU.
+    """
+    names, cases = (("bundled", "BASE"), (2, 8)) if quick else (TEACHERS, tuple(CASES))
+    beside_plain: dict[str, list[Row]] = {name: [] for name in names}
+    beside_naive: list[Row] = []
+    errors: list[str] = []
+    with threads(1):
+        for name in names:
             teacher = teacher_of(name)
-            for seconds in CASES:
-                cost = times(teacher, seconds, bfloat16, rounds=2 if name == "XLSR" else 3)
-                print(
-                    f"  {name:<7} {seconds:>2} s: pooled {cost.pooled:.2f}, "
-                    f"all maps and full rollout {cost.naive:.2f}   ({cost.plain_seconds:.2f} s a batch)",
-                    flush=True,
-                )
-    print("\nstage one, float32: peak memory of the process beside the plain forward pass's")
-    for name in _SHAPES:
-        for seconds in (8, 30):
-            plain, pooled, naive = (peak_bytes(name, way, seconds) for way in ("plain", "pooled", "naive"))
-            print(
-                f"  {name:<7} {seconds:>2} s: pooled {pooled / plain:.2f}, all maps {naive / plain:.2f}"
-                f"   ({plain / 1e9:.2f} GB)",
-                flush=True,
-            )
-    print("\nstage one: largest difference of the rollout to the full-matrix definition in float64")
-    for name in _SHAPES:
-        teacher = teacher_of(name)
-        errors = [f"{rollout_error(teacher, 8, bfloat16):.0e}" for bfloat16 in (False, True)]
-        print(f"  {name:<7}  8 s: float32 {errors[0]}, bfloat16 {errors[1]}")
-    torch.set_num_threads(n_threads)
+            for bfloat16 in (False, True):
+                for seconds in cases:
+                    what = f"{name}, {seconds} s, {_precision(bfloat16)}"
+                    rounds = 2 if quick else (_LONG_ROUNDS if seconds == 30 else _ROUNDS)[name]
+                    taken = times(teacher, seconds, bfloat16, rounds)
+                    beside_plain[name].append(row(what, taken["pooled"], taken["plain"]))
+                    beside_naive.append(row(what, taken["pooled"], taken["naive"]))
+                    say(f"stage one, {what}: {beside_plain[name][-1].ratio:.3f} of the plain forward pass")
+            if name in _SHAPES:
+                found = [f"{rollout_error(teacher, 8, b):.0e}" for b in (False, True)]
+                errors.append(f"{name} {found[0]} in float32 and {found[1]} in bfloat16")
+    memory_plain, memory_naive = [], []
+    for name, seconds in ((name, seconds) for name in names if name in _SHAPES for seconds in cases if seconds > 2):
+        plain, pooled, naive = (peak_bytes(name, way, seconds) / 1e9 for way in ("plain", "pooled", "naive"))
+        memory_plain.append(Row(f"{name}, {seconds} s, float32", pooled / plain, pooled, plain))
+        memory_naive.append(Row(f"{name}, {seconds} s, float32", pooled / naive, pooled, naive))
+        say(f"stage one's memory, {name}, {seconds} s: {pooled / plain:.3f} of the plain forward pass's")
+    large = [row for name in names if name in _SHAPES for row in beside_plain[name]]
+    tables = [
+        Table("stage one's time, large teachers", "plain forward pass", large, target=1.05),
+        Table("stage one's time, bundled teacher", "plain forward pass", beside_plain["bundled"]),
+        Table("stage one's time, every teacher", "naive extraction", beside_naive),
+        Table("stage one's peak memory", "plain forward pass", memory_plain, "GB", target=1.1),
+        Table("stage one's peak memory", "naive extraction", memory_naive, "GB"),
+    ]
+    return Measured(
+        tables,
+        [
+            "One thread. Plain is fused attention without maps; naive keeps all maps (`output_attentions=True`) and "
+            "multiplies them out. BASE and XLSR are encoders of these shapes with random weights. Memory is that of a "
+            "whole process.",
+            f"Largest difference of the rollout to the full-matrix definition in float64, 8 s: {'; '.join(errors)} "
+            "(target: 1e-5 in float32).",
+        ],
+    )
+
+
+def _precision(bfloat16: bool) -> str:
+    return "bfloat16" if bfloat16 else "float32"
 
 
 if __name__ == "__main__":

@@ -1,46 +1,81 @@
-"""What distilling costs: a training step with the cache's targets, and with the teacher in the loop."""
+"""What distilling costs: a training step with the cache's targets beside the step of a loop that knows of none."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from cache_schema import Cache
-from pipeline.bench.compare import compare
+from cache_schema import Cache, open_cache
+from pipeline.bench.compare import in_words, row, take_turns, thread_counts, threads
+from pipeline.bench.noise_cache import make_cache
+from pipeline.bench.results import Measured, Row, Table
 from pipeline.distill.config import TrainConfig
-from pipeline.distill.data import load_splits
+from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.distillation import Distillation
 from pipeline.distill.optimisation import build_optimizer
-from pipeline.extract.attention import pool_attention
+from pipeline.errors import TkdError
+from pipeline.progress import say
 from pipeline.tasks import task_loss
-from pipeline.teacher.model import Teacher
-from students import build_student
+from students import PAPER_STUDENTS, build_student
+
+SECONDS = 4  # a clip, as in mini
 
 
-def stage_two(name: str, cache: Cache, teacher: Teacher, batch_size: int = 64) -> dict[str, float]:
-    """Returns the seconds of a training step: without KD, with KD from a cache, with the teacher in the loop.
+def optimise(loss: Tensor, student: nn.Module, optimizer: Optimizer, config: TrainConfig) -> None:
+    """Does what `tkd train` does in a step once it has the loss."""
+    if not torch.isfinite(loss):
+        raise TkdError(f"{student.name}: the loss is {loss.item()}. Nothing can be measured on that.")
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(student.parameters(), config.max_grad_norm)
+    optimizer.step()
 
-    Without KD there is no query either: the step of a loop that knows nothing of distillation.
+
+def one_batch(folder: Path) -> tuple[Cache, Clips]:
+    """Returns a cache, made in `folder`, and a batch of it, of the default size."""
+    size = TrainConfig().batch_size
+    cache = open_cache(make_cache(folder / "batch.zarr", size, 8, size, SECONDS))
+    return cache, load_splits(cache)["train"].take(range(size))
+
+
+def steps(name: str, cache: Cache, batch: Clips) -> dict[str, Callable[[], None]]:
+    """Returns what does a training step, each with a student of its own: "plain", and "cached" with KD.
+
+    Without KD there is no query either.
     """
-    batch = load_splits(cache)["train"].take(range(batch_size))
-    hop, n_frames = cache.metadata["teacher"]["hop_length"], cache.layout.n_frames
-    waveforms = torch.randn(batch_size, hop * (n_frames + 1))
     config = TrainConfig(student=name)
-    distillation = Distillation(build_student(name, 12), config, cache)
-    plain, distilling = (build_optimizer(module, config) for module in (distillation.student, distillation))
+    student = build_student(name, len(cache.labels))
+    distillation = Distillation(build_student(name, len(cache.labels)), config, cache)
+    optimizer, distilling = build_optimizer(student, config), build_optimizer(distillation, config)
 
-    def step_without() -> None:
-        output = distillation.student(batch.features.float(), batch.lengths)
-        loss = task_loss(cache.task, output.logits, batch.labels)
-        plain.zero_grad()
-        loss.backward()
-        plain.step()
+    def plain() -> None:
+        output = student(batch.features.float(), batch.lengths)
+        optimise(task_loss(cache.task, output.logits, batch.labels), student, optimizer, config)
 
-    def step_with() -> None:
-        loss = distillation(batch).total
-        distilling.zero_grad()
-        loss.backward()
-        distilling.step()
+    def cached() -> None:
+        optimise(distillation(batch).total, distillation.student, distilling, config)
 
-    def step_with_teacher() -> None:
-        pool_attention(teacher, waveforms)
-        step_with()
+    return {"plain": plain, "cached": cached}
 
-    return compare({"plain": step_without, "cached": step_with, "teacher in loop": step_with_teacher})
+
+def measure(quick: bool) -> Measured:
+    """Compares the five students of the paper, at the settings that `tkd train` has by default."""
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        cache, batch = one_batch(Path(folder))
+        for n_threads in thread_counts():
+            rows: list[Row] = []
+            with threads(n_threads):
+                for name in PAPER_STUDENTS:
+                    taken = take_turns(steps(name, cache, batch), 3 if quick else 41)
+                    rows.append(row(name, taken["cached"], taken["plain"]))
+                    say(f"a step with KD, {name}, {in_words(n_threads)}: {rows[-1].ratio:.3f} of one without")
+            title = f"a training step with KD, {in_words(n_threads)}"
+            tables.append(Table(title, "the step without KD", rows, target=1.03))
+    return Measured(
+        tables,
+        [f"Batches of {len(batch)} clips of {SECONDS} s, float32, no augmentation; as `tkd train` does a step."],
+    )

@@ -1,7 +1,6 @@
 """What a training step of a student costs on a CPU, with torch's own layers and with ours.
 
-`python -m pipeline.bench.students` prints the table for the five of the paper. A step is forward, cross-entropy,
-backward and fused AdamW, on clips of 4 s.
+A step is forward, cross-entropy, backward and fused AdamW, on clips of 4 s.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,8 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pipeline.bench.compare import compare
+from pipeline.bench.compare import in_words, speed_row, take_turns, thread_counts, threads
+from pipeline.bench.results import Measured, Row, Table
+from pipeline.distill.config import TrainConfig
 from pipeline.extract.features import LogMelConfig
+from pipeline.progress import say
 from students import PAPER_STUDENTS, build_student, convolution
 from students.networks.lstm_p import PeepholeLstm
 from students.recurrent import Gru
@@ -53,35 +55,32 @@ def training_step(name: str, batch_size: int, bfloat16: bool) -> Callable[[], No
     return step
 
 
-def step_seconds(name: str, batch_size: int, bfloat16: bool, rounds: int = 7) -> dict[str, float]:
-    """Returns the median seconds of a training step, "torch" and "ours", run in turn."""
+def step_seconds(name: str, batch_size: int, bfloat16: bool, rounds: int) -> dict[str, list[float]]:
+    """Returns the seconds of a training step, "torch" and "ours", round by round, run in turn."""
     step = training_step(name, batch_size, bfloat16)
 
     def by_torch() -> None:
         with torch_layers():
             step()
 
-    return compare({"torch": by_torch, "ours": step}, rounds)
+    return take_turns({"torch": by_torch, "ours": step}, rounds)
 
 
-def main() -> None:
-    """Prints the table: milliseconds a training step, by threads, precision, batch size and student."""
-    n_threads = torch.get_num_threads()
-    print(f"a training step on clips of {SECONDS} s in milliseconds, torch's own layers > ours (times as fast)")
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        for bfloat16 in (False, True):
-            for batch_size in (32, 64):
-                print(f"{threads} thread(s), {'bfloat16' if bfloat16 else 'float32'}, batch {batch_size}")
+def measure(quick: bool) -> Measured:
+    """Compares the five of the paper with themselves on torch's own layers."""
+    batch_size, tables = TrainConfig().batch_size, []
+    for bfloat16 in (False, True):
+        rows: list[Row] = []
+        for n_threads in thread_counts():
+            with threads(n_threads):
                 for name in PAPER_STUDENTS:
-                    taken = step_seconds(name, batch_size, bfloat16)
-                    print(
-                        f"  {name:<10} {1e3 * taken['torch']:4.0f} > {1e3 * taken['ours']:4.0f}   "
-                        f"({taken['torch'] / taken['ours']:.2f})",
-                        flush=True,
-                    )
-    torch.set_num_threads(n_threads)
-
-
-if __name__ == "__main__":
-    main()
+                    taken = step_seconds(name, batch_size, bfloat16, 1 if quick else 7)
+                    rows.append(speed_row(f"{name}, {in_words(n_threads)}", taken["ours"], taken["torch"]))
+                    say(f"students, {rows[-1].what}: {rows[-1].ratio:.2f} times as fast")
+        precision = "bfloat16" if bfloat16 else "float32"
+        tables.append(
+            Table(f"speed of a student's training step, {precision}", "torch's own layers", rows, higher_is_better=True)
+        )
+    return Measured(
+        tables, [f"Batches of {batch_size} clips of {SECONDS} s; torch's own: nn.GRU, operations frame by frame, NCHW."]
+    )

@@ -1,0 +1,50 @@
+"""ratios.svg: each ratio beside 1."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+from pipeline.bench.results import Table
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # after the choice of what draws
+
+_MET, _MISSED, _OPEN = "#1b7837", "#b2182b", "#2166ac"
+_TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+def draw(tables: Sequence[Table], path: Path) -> None:
+    """Draws a line of dots for each table, on a logarithmic scale, and writes it to `path`, whole or not at all."""
+    figure, axis = plt.subplots(figsize=(10, 0.42 * len(tables) + 1.4), layout="constrained")
+    axis.axvline(1, color="black", linewidth=1)
+    for y, table in enumerate(tables):
+        for row in table.rows:
+            verdict = table.verdict(row)
+            colour = _MET if verdict.startswith("met") else _MISSED if verdict else _OPEN
+            if row.low is not None:
+                axis.plot([row.low, row.high], [y, y], color=colour, linewidth=1.5, alpha=0.4)
+            axis.plot(row.ratio, y, "o", color=colour, markersize=5, alpha=0.8)
+        if table.target is not None:
+            axis.plot(table.target, y, "|", color="black", markersize=14, markeredgewidth=1.5)
+    axis.set_xscale("log")
+    ratios = [row.ratio for table in tables for row in table.rows]
+    axis.set_xlim(0.8 * min(0.5, *ratios), 1.25 * max(2, *ratios))
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    better = ("lower", "higher")
+    axis.set_yticks(
+        range(len(tables)),
+        [f"{table.title}\nbeside {table.reference} ({better[table.higher_is_better]} is better)" for table in tables],
+        fontsize=8,
+    )
+    axis.set_ylim(len(tables) - 0.5, -0.5)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_xlabel("ratio to the reference, which is 1")
+    axis.set_title("green: meets its target (the black mark), red: does not, blue: no target", fontsize=9)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    partial.replace(path)
