@@ -13,7 +13,7 @@ import pipeline.extract.config
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "cache_schema", "students")
 STAGE_ONE = ("pipeline.data", "pipeline.teacher", "pipeline.extract")
-STAGE_TWO = ("pipeline.distill", "pipeline.report", "pipeline.frames")
+STAGE_TWO = ("pipeline.distill", "pipeline.report", "pipeline.sweep", "pipeline.frames", "pipeline.measures")
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -16,8 +16,8 @@ from pipeline.cli.train import train_command
 from pipeline.errors import TkdError
 
 _EXTRAS = {  # module -> the extra that installs it
-    "dask": "teacher",
-    "distributed": "teacher",
+    "dask": "sweep",
+    "distributed": "sweep",
     "espeakng_loader": "synth",
     "pyarrow": "teacher",
     "soundfile": "teacher",
