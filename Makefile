@@ -62,7 +62,7 @@ $(CACHE): | data/$(DATA)/dataset.json $(if $(filter $(FINETUNED),$(TEACHER)),$(F
 train: setup $(CACHE)  ## stage two: DATASET=mini STUDENT=crnn KD_WEIGHT=0.25 SEED=0
 	$(BIN)/tkd-train --cache $(CACHE) --student $(STUDENT) --kd-weight $(KD_WEIGHT) --seed $(SEED) $(BFLOAT16) --resume
 
-grid: setup $(CACHE)
+grid: setup $(CACHE)  ## one length of the tables: DATASET=mini LENGTH=8 STUDENTS=all SEEDS=3
 	$(BIN)/tkd sweep --cache $(CACHE) --students $(STUDENTS) --kd-weights 0,0.1,0.25,0.5 --seeds $(SEEDS) $(BFLOAT16) --out runs/tables/$(DATASET)/$(DATA)
 	$(BIN)/tkd sweep --cache $(CACHE) --students $(STUDENTS) --kd-weights 0.25 --frame-weights uniform,shuffled,event --seeds $(SEEDS) $(BFLOAT16) --out runs/tables/$(DATASET)/$(DATA)
 
