@@ -22,8 +22,8 @@ def page(command: str, environment: Mapping[str, str], sections: Sequence[Sectio
         "# Every ratio, beside its reference" + (" (a quick look)" if quick else ""),
         f"Written by `{command}` on {began}; it took {seconds / 60:.0f} min. Ratios hold within one run, machine and "
         "version. A ratio is the median of rounds in which both were run in turn; in brackets the 95 % confidence "
-        "interval of that median, or the range where there were fewer than six rounds. A target is met or missed by the "
-        "median, within the spread where the interval reaches across it. All raw figures: [results.json](results.json).",
+        "interval of that median, or the range where there were fewer than six rounds. The median meets or misses a "
+        "target: within the spread, where the interval reaches across it. All figures: [results.json](results.json).",
     ]
     if quick:
         parts.append("**Measured with `--quick`: a few rounds, and not every case. These are no results.**")

@@ -107,14 +107,14 @@ def trainer(cache: Cache, name: str = "tc_resnet") -> Callable[[Iterable[Clips]]
     return train
 
 
-def first_batch_seconds(path: Path, memory: int | None) -> float:
+def first_batch_seconds(path: Path, memory: int | None, pool: int) -> float:
     """Returns the time from opening a cache to its first training batch."""
     started = time.perf_counter()
-    next(iter(load_splits(open_cache(path), memory=memory)["train"].shuffled(_BATCH_SIZE, [0])))
+    next(iter(load_splits(open_cache(path), memory=memory, pool=pool)["train"].shuffled(_BATCH_SIZE, [0])))
     return time.perf_counter() - started
 
 
-def peak_growth(path: Path, memory: int) -> int:
+def peak_growth(path: Path, memory: int, pool: int) -> int:
     """Returns by how many bytes a fresh process grows at most while it goes through an epoch."""
     program = f"""
 from cache_schema import open_cache
@@ -122,7 +122,7 @@ from pipeline.bench.compare import peak_memory
 from pipeline.distill.data import load_splits
 cache = open_cache({str(path)!r})
 before = peak_memory()
-for batch in load_splits(cache, memory={memory})["train"].shuffled({_BATCH_SIZE}, [0]):
+for batch in load_splits(cache, memory={memory}, pool={pool})["train"].shuffled({_BATCH_SIZE}, [0]):
     pass
 print(peak_memory() - before)
 """
@@ -151,11 +151,11 @@ def measure(quick: bool) -> Measured:
         for suffix in (".zarr", ".h5"):
             path, memory = many.with_suffix(suffix), int(budget * n_bytes)
             size, budgeted = f"{n_bytes / 2**20:.0f} MiB", f"{memory / 2**20:.0f} MiB"
-            resident, streamed = first_batch_seconds(path, None), first_batch_seconds(path, memory)
+            resident, streamed = first_batch_seconds(path, None, pool), first_batch_seconds(path, memory, pool)
             notes.append(
                 f"`{suffix}` with {size} of arrays: the first batch after {resident:.2f} s where it is kept in memory, "
                 f"{streamed:.2f} s where {budgeted} are allowed; the process then grows by "
-                f"{peak_growth(path, memory) / 2**20:.0f} MiB."
+                f"{peak_growth(path, memory, pool) / 2**20:.0f} MiB."
             )
     memmap = "numpy memmap of the decoded arrays"
     return Measured(
