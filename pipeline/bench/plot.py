@@ -9,14 +9,42 @@ from pipeline.bench.results import Table
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # after the choice of what draws
+from matplotlib.axes import Axes
 
 _MET, _MISSED, _OPEN = "#1b7837", "#b2182b", "#2166ac"
-_TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_NEAR = (0.85, 1.15)  # where those with a target are expected
 
 
 def draw(tables: Sequence[Table], path: Path) -> None:
-    """Draws a line of dots for each table, on a logarithmic scale, and writes it to `path`, whole or not at all."""
-    figure, axis = plt.subplots(figsize=(10, 0.42 * len(tables) + 1.4), layout="constrained")
+    """Draws a line of dots for each table and writes it to `path`, whole or not at all.
+
+    Those with a target stand above, on a scale that shows a hundredth; the others below, on a logarithmic one.
+    """
+    panels = [
+        panel
+        for panel in (
+            [table for table in tables if table.target is not None],
+            [table for table in tables if table.target is None],
+        )
+        if panel
+    ]
+    figure, axes = plt.subplots(
+        len(panels),
+        figsize=(10, 0.42 * len(tables) + 1.2 * len(panels)),
+        height_ratios=[len(panel) + 1 for panel in panels],
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, panel in zip(axes[:, 0], panels, strict=True):
+        _panel(axis, panel)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    partial.replace(path)
+
+
+def _panel(axis: Axes, tables: Sequence[Table]) -> None:
     axis.axvline(1, color="black", linewidth=1)
     for y, table in enumerate(tables):
         for row in table.rows:
@@ -27,24 +55,23 @@ def draw(tables: Sequence[Table], path: Path) -> None:
             axis.plot(row.ratio, y, "o", color=colour, markersize=5, alpha=0.8)
         if table.target is not None:
             axis.plot(table.target, y, "|", color="black", markersize=14, markeredgewidth=1.5)
-    axis.set_xscale("log")
     ratios = [row.ratio for table in tables for row in table.rows]
-    axis.set_xlim(0.8 * min(0.5, *ratios), 1.25 * max(2, *ratios))
-    low, high = axis.get_xlim()
-    ticks = [tick for tick in _TICKS if low <= tick <= high]
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.minorticks_off()
+    if tables[0].target is None:
+        axis.set_xscale("log")
+        axis.set_xlim(0.8 * min(0.5, *ratios), 1.25 * max(2, *ratios))
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in _TICKS if low <= tick <= high]
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+        axis.set_title("without a target, on a logarithmic scale", fontsize=9)
+    else:
+        axis.set_xlim(min(_NEAR[0], *ratios) - 0.02, max(_NEAR[1], *ratios) + 0.02)
+        axis.set_title("green: meets its target (the black mark); red: does not", fontsize=9)
     better = ("lower", "higher")
-    axis.set_yticks(
-        range(len(tables)),
-        [f"{table.title}\nbeside {table.reference} ({better[table.higher_is_better]} is better)" for table in tables],
-        fontsize=8,
-    )
+    names = [
+        f"{table.title} ({better[table.higher_is_better]} is better)\nbeside {table.reference}" for table in tables
+    ]
+    axis.set_yticks(range(len(tables)), names, fontsize=8)
     axis.set_ylim(len(tables) - 0.5, -0.5)
     axis.grid(axis="x", alpha=0.3)
     axis.set_xlabel("ratio to the reference, which is 1")
-    axis.set_title("green: meets its target (the black mark), red: does not, blue: no target", fontsize=9)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    partial.replace(path)

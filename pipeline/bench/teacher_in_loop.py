@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from pipeline.bench.compare import in_words, row, take_turns
+from pipeline.bench.compare import in_words, speed_row, take_turns
 from pipeline.bench.results import Measured, Row, Table
 from pipeline.bench.spoken import spoken
 from pipeline.bench.stage_one import TEACHERS, teacher_of
@@ -63,9 +63,11 @@ def measure(quick: bool) -> Measured:
             clip_seconds[name, precision] = median(heard) / len(batch)
             for student in PAPER_STUDENTS:
                 together = [one + other for one, other in zip(taken[student], heard, strict=True)]
-                rows.append(row(f"{student}, {precision}", together, taken[student]))
+                rows.append(speed_row(f"{student}, {precision}", taken[student], together))
             say(f"teacher in the loop, {name}, {precision}: {1e3 * clip_seconds[name, precision]:.0f} ms a clip")
-        tables.append(Table(f"a step with {name} in the loop", "the step from the cache", rows))
+        tables.append(
+            Table("speed of a step with KD from the cache", f"{name} in the loop", rows, higher_is_better=True)
+        )
     n_train, n_all = MINI.clips[0], sum(MINI.clips)
     lines = [
         "| teacher | ms a clip in the loop | s an epoch in the loop | s for the cache | paid after epochs "
