@@ -17,11 +17,11 @@ from pipeline.cli.train import train_command as train_cli
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.train import train
 from pipeline.errors import TkdError
-from pipeline.report.evidence import Evidence
 from pipeline.report.folder import report
-from pipeline.report.maps import read_maps
-from pipeline.report.provenance import train_command
-from pipeline.report.published import FSD50K, NSCV2, published
+from pipeline.report.numbers.evidence import Evidence
+from pipeline.report.numbers.maps import read_maps
+from pipeline.report.numbers.published import FSD50K, NSCV2, published
+from pipeline.report.text.provenance import train_command
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import torch
 from browser import Browser, find_chromium
 from report_runs import LABELS, RATE, make_cache, make_run, pcm
 
+from pipeline.report.drawing.markup import Markup, element
 from pipeline.report.examples import Recordings, rows_by_label
 from pipeline.report.folder import report
-from pipeline.report.markup import Markup, element
 
 VOID = {"meta", "br", "img"}
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.report.statistics import Difference, paired_bootstrap, paired_t, resampled_map, t_quantile
+from pipeline.report.numbers.statistics import Difference, paired_bootstrap, paired_t, resampled_map, t_quantile
 from pipeline.tasks import mean_average_precision
 
 

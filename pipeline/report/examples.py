@@ -18,7 +18,7 @@ from pipeline.distill.data import Clips, Split
 from pipeline.distill.distillation import Distillation
 from pipeline.errors import TkdError
 from pipeline.frames import FrameGrid, teacher_grid
-from pipeline.report.markup import data_uri
+from pipeline.report.drawing.markup import data_uri
 
 _PALETTE = ((252, 253, 191), (254, 159, 109), (222, 73, 104), (140, 41, 129), (59, 15, 112), (0, 0, 4))  # loud first
 

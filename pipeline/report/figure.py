@@ -15,7 +15,7 @@ from cache_schema import Cache
 from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.run import read_run
 from pipeline.report.examples import Looks, rows_by_label, student_looks, teacher_looks
-from pipeline.report.records import Record
+from pipeline.report.numbers.records import Record
 
 _N_CLIPS = 3
 _EVENT = "tab:green"

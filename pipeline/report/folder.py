@@ -5,16 +5,16 @@ from pathlib import Path
 
 from cache_schema import CacheError
 from pipeline.errors import TkdError
-from pipeline.report.evidence import Evidence, find_evidence
+from pipeline.report.drawing.markup import GENERATOR
 from pipeline.report.examples import Recordings
-from pipeline.report.markup import GENERATOR
-from pipeline.report.page import index_page
-from pipeline.report.page_section import pair
-from pipeline.report.records import Record, read_records
-from pipeline.report.results import Results, results_of
-from pipeline.report.table import footnotes, table
-from pipeline.report.tables import cells_csv, latex, markdown, runs_csv
-from pipeline.report.verdict import verdict
+from pipeline.report.numbers.evidence import Evidence, find_evidence
+from pipeline.report.numbers.records import Record, read_records
+from pipeline.report.numbers.results import Results, results_of
+from pipeline.report.page.index import index_page
+from pipeline.report.page.section import pair
+from pipeline.report.text.table import footnotes, table
+from pipeline.report.text.tables import cells_csv, latex, markdown, runs_csv
+from pipeline.report.text.verdict import verdict
 
 _MOST_LINES = 8  # in the figure; more cannot be told apart
 

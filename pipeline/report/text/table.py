@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pipeline.report.records import Record
-from pipeline.report.settings import differing, in_words, settings_of
+from pipeline.report.numbers.records import Record
+from pipeline.report.numbers.settings import differing, in_words, settings_of
 
 
 def table(runs: list[Record]) -> str:

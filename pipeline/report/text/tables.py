@@ -4,12 +4,12 @@ import csv
 import io
 from typing import Any
 
-from pipeline.report.published import NSCV2_NOTE, SOURCE, published
-from pipeline.report.records import Record
-from pipeline.report.results import VANILLA, Column, Results
-from pipeline.report.settings import in_words, settings_of
-from pipeline.report.verdict import verdict
-from pipeline.report.words import cell_text, difference_text, methods, score, seeds_text, student_name, unit
+from pipeline.report.numbers.published import NSCV2_NOTE, SOURCE, published
+from pipeline.report.numbers.records import Record
+from pipeline.report.numbers.results import VANILLA, Column, Results
+from pipeline.report.numbers.settings import in_words, settings_of
+from pipeline.report.text.verdict import verdict
+from pipeline.report.text.words import cell_text, difference_text, methods, score, seeds_text, student_name, unit
 
 
 def score_rows(results: Results) -> tuple[list[str], list[list[str]]]:

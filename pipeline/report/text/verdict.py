@@ -1,8 +1,8 @@
 """What the numbers say, in words."""
 
-from pipeline.report.results import VANILLA, Column, Results
-from pipeline.report.statistics import Difference
-from pipeline.report.words import difference_text, methods, score, seeds_text, student_name, unit
+from pipeline.report.numbers.results import VANILLA, Column, Results
+from pipeline.report.numbers.statistics import Difference
+from pipeline.report.text.words import difference_text, methods, score, seeds_text, student_name, unit
 
 _CONTROLS = {
     "uniform": "equal weights",

@@ -4,7 +4,7 @@ Tables 1 and 2 of Choi, Kersner, Morton, Chang, "Temporal Knowledge Distillation
 ICASSP 2022, arXiv 2110.14131: one run each. Scores are 0 to 1, as everywhere.
 """
 
-from pipeline.report.evidence import Evidence
+from pipeline.report.numbers.evidence import Evidence
 
 SOURCE = "Choi et al., ICASSP 2022, arXiv 2110.14131"
 KD_WEIGHTS = (0.0, 0.1, 0.25, 0.5)

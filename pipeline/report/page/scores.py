@@ -1,13 +1,13 @@
 """The page's parts that state scores: in words, and the papers' tables."""
 
-from pipeline.report.markup import Content, element, table
-from pipeline.report.page_section import Section
-from pipeline.report.published import published
-from pipeline.report.results import VANILLA, Column, Results
-from pipeline.report.settings import in_words
-from pipeline.report.tables import notes
-from pipeline.report.verdict import verdict
-from pipeline.report.words import cell_text, difference_text, score, student_name
+from pipeline.report.drawing.markup import Content, element, table
+from pipeline.report.numbers.published import published
+from pipeline.report.numbers.results import VANILLA, Column, Results
+from pipeline.report.numbers.settings import in_words
+from pipeline.report.page.section import Section
+from pipeline.report.text.tables import notes
+from pipeline.report.text.verdict import verdict
+from pipeline.report.text.words import cell_text, difference_text, score, student_name
 
 
 def summary(tables: list[Results]) -> Section:

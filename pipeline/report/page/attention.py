@@ -3,12 +3,12 @@
 import numpy as np
 
 from cache_schema import CacheError
-from pipeline.report.charts import heat_map
-from pipeline.report.maps import read_maps
-from pipeline.report.markup import Content, element, figure, table
-from pipeline.report.page_section import Section, pair
-from pipeline.report.results import Results
-from pipeline.report.words import student_name
+from pipeline.report.drawing.charts import heat_map
+from pipeline.report.drawing.markup import Content, element, figure, table
+from pipeline.report.numbers.maps import read_maps
+from pipeline.report.numbers.results import Results
+from pipeline.report.page.section import Section, pair
+from pipeline.report.text.words import student_name
 
 _MEASURES = {
     "in_event": "in event",

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from pipeline.report.markup import Content, Markup, element
+from pipeline.report.drawing.markup import Content, Markup, element
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 import functools
 import math
 
-from pipeline.report.charts import Series, chart
-from pipeline.report.drawing import legend
-from pipeline.report.markup import Content, Markup, figure
-from pipeline.report.page_section import Section, column_legend, pair, style_of
-from pipeline.report.records import Record
-from pipeline.report.results import VANILLA, Column, Results
-from pipeline.report.settings import key_of
-from pipeline.report.words import student_name, unit
+from pipeline.report.drawing.charts import Series, chart
+from pipeline.report.drawing.markup import Content, Markup, figure
+from pipeline.report.drawing.svg import legend
+from pipeline.report.numbers.records import Record
+from pipeline.report.numbers.results import VANILLA, Column, Results
+from pipeline.report.numbers.settings import key_of
+from pipeline.report.page.section import Section, column_legend, pair, style_of
+from pipeline.report.text.words import student_name, unit
 from students import STUDENTS, student_facts
 
 

@@ -7,7 +7,8 @@ from pipeline.distill.data import Split, load_splits
 from pipeline.distill.distillation import Distillation
 from pipeline.distill.run import read_run
 from pipeline.errors import TkdError
-from pipeline.report.drawing import Axis, line, path, short, svg, text
+from pipeline.report.drawing.markup import Content, Markup, data_uri, element, figure
+from pipeline.report.drawing.svg import Axis, line, path, short, svg, text
 from pipeline.report.examples import (
     Looks,
     Recordings,
@@ -17,10 +18,9 @@ from pipeline.report.examples import (
     student_looks,
     teacher_looks,
 )
-from pipeline.report.markup import Content, Markup, data_uri, element, figure
-from pipeline.report.page_section import Section, column_legend, pair, style_of
-from pipeline.report.results import Column, Results
-from pipeline.report.words import student_name
+from pipeline.report.numbers.results import Column, Results
+from pipeline.report.page.section import Section, column_legend, pair, style_of
+from pipeline.report.text.words import student_name
 
 _N_CLIPS, _MOST_SOUND = 6, 1_400_000  # bytes, in all: base64 makes them a third more
 _LEAST = 0.4  # of the teacher's peak that a panel shows; students' peaks are lower, and must be seen

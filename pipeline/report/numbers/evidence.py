@@ -8,7 +8,7 @@ import numpy as np
 
 from cache_schema import Cache, CacheError, open_cache
 from pipeline.errors import TkdError
-from pipeline.report.records import Record, test_outputs
+from pipeline.report.numbers.records import Record, test_outputs
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.report.evidence import Evidence
-from pipeline.report.records import Record
-from pipeline.report.settings import CONTROLS, differing, in_words, key_of, same_vanilla, settings_of
-from pipeline.report.statistics import Difference, paired_bootstrap, paired_t, spread
+from pipeline.report.numbers.evidence import Evidence
+from pipeline.report.numbers.records import Record
+from pipeline.report.numbers.settings import CONTROLS, differing, in_words, key_of, same_vanilla, settings_of
+from pipeline.report.numbers.statistics import Difference, paired_bootstrap, paired_t, spread
 from students import STUDENTS
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.report.records import Record
+from pipeline.report.numbers.records import Record
 
 CONTROLS = ("uniform", "shuffled", "event")  # frame weights that are not the teacher's
 _CELL = {"student", "kd_weight", "frame_weights", "seed"}

@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 
+from pipeline.report.drawing.markup import Content, Markup, element, page
 from pipeline.report.examples import Recordings
-from pipeline.report.markup import Content, Markup, element, page
-from pipeline.report.page_attention import maps, measures
-from pipeline.report.page_clips import overlays
-from pipeline.report.page_curves import by_fraction, by_length, costs, learning_curves
-from pipeline.report.page_errors import by_noise, confusions
-from pipeline.report.page_look import SCRIPT, STYLE
-from pipeline.report.page_scores import score_tables, summary
-from pipeline.report.page_section import Section
-from pipeline.report.provenance import train_command
-from pipeline.report.records import Record
-from pipeline.report.results import Results
-from pipeline.report.words import score, student_name
+from pipeline.report.numbers.records import Record
+from pipeline.report.numbers.results import Results
+from pipeline.report.page.attention import maps, measures
+from pipeline.report.page.clips import overlays
+from pipeline.report.page.curves import by_fraction, by_length, costs, learning_curves
+from pipeline.report.page.errors import by_noise, confusions
+from pipeline.report.page.look import SCRIPT, STYLE
+from pipeline.report.page.scores import score_tables, summary
+from pipeline.report.page.section import Section
+from pipeline.report.text.provenance import train_command
+from pipeline.report.text.words import score, student_name
 from students import STUDENTS
 
 

@@ -5,14 +5,14 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from pipeline.report.charts import Series, chart, heat_map
-from pipeline.report.drawing import legend
+from pipeline.report.drawing.charts import Series, chart, heat_map
+from pipeline.report.drawing.markup import Content, figure
+from pipeline.report.drawing.svg import legend
 from pipeline.report.examples import Recordings
-from pipeline.report.markup import Content, figure
-from pipeline.report.page_section import Section, pair
-from pipeline.report.records import Record
-from pipeline.report.results import VANILLA, Column, Results
-from pipeline.report.words import student_name, unit
+from pipeline.report.numbers.records import Record
+from pipeline.report.numbers.results import VANILLA, Column, Results
+from pipeline.report.page.section import Section, pair
+from pipeline.report.text.words import student_name, unit
 from pipeline.tasks import mean_average_precision
 
 _LEAST_CLIPS = 10  # in a bin of SNR

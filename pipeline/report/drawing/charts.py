@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from pipeline.report.drawing import axis, line, line_class, number, path, short, stroke, svg, text
-from pipeline.report.markup import Content, Markup, element
+from pipeline.report.drawing.markup import Content, Markup, element
+from pipeline.report.drawing.svg import axis, line, line_class, number, path, short, stroke, svg, text
 
 WIDTH, HEIGHT = 340, 216
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 22, 34

@@ -2,9 +2,9 @@
 
 import math
 
-from pipeline.report.published import PAPER_NAMES
-from pipeline.report.results import Cell, Results
-from pipeline.report.statistics import Difference
+from pipeline.report.numbers.published import PAPER_NAMES
+from pipeline.report.numbers.results import Cell, Results
+from pipeline.report.numbers.statistics import Difference
 
 MINUS = "\N{MINUS SIGN}"
 _METHODS = {

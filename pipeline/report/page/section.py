@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from pipeline.report.drawing import legend
-from pipeline.report.markup import Content, Markup
-from pipeline.report.results import VANILLA, Column, Results
+from pipeline.report.drawing.markup import Content, Markup
+from pipeline.report.drawing.svg import legend
+from pipeline.report.numbers.results import VANILLA, Column, Results
 
 _WEIGHTS, _MAPS = ("k0", "k1", "k2", "k3"), ("m0", "m1", "m2")
 
