@@ -81,7 +81,7 @@ check: setup  ## lint and check the formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: setup  ## measure speed and memory, as ratios within one run
+bench: setup  ## measure speed, memory and size beside their references: benchmarks/RESULTS.md
 	$(BIN)/python -m pipeline.bench
 
 clean:  ## remove the environment and the demo's runs; data, teachers and caches stay
