@@ -126,6 +126,7 @@ def test_an_attention_student_can_be_taught_by_its_own_attention(caches, tmp_pat
         torch.testing.assert_close(run.on(caches["rollout"]).log_attention(output).exp(), output.attention)
     with pytest.raises(TkdError, match=r"crnn has no attention of its own\. Train it with --attention query"):
         train(caches["rollout"], TrainConfig(student="crnn", attention="own"), tmp_path / "crnn")
+    assert not (tmp_path / "crnn").exists()
 
 
 def test_the_total_is_the_terms_as_weighted(caches):

@@ -10,7 +10,6 @@ from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Clips
 from pipeline.distill.frame_weights import FrameWeights
 from pipeline.distill.losses import combined_loss, logit_kd_loss, own_attention, student_attention, temporal_kd_loss
-from pipeline.errors import TkdError
 from pipeline.frames import align, student_grid, teacher_grid
 from pipeline.tasks import clip_losses
 from students import Student, StudentOutput
@@ -60,7 +59,7 @@ class Distillation(nn.Module):
             class_weights: As `clip_losses` takes them.
 
         Raises:
-            TkdError: the student has no attention of its own where it is asked for, or the cache not the frame weights.
+            TkdError: the cache does not hold the frame weights that are asked for.
         """
         super().__init__()
         self.student, self.config, self.task = student, config, cache.task
@@ -69,8 +68,6 @@ class Distillation(nn.Module):
         self.weights.require(cache)
         if config.attention == "query":
             self.query = nn.Parameter(torch.zeros(student.n_channels))
-        elif not has_attention(student):
-            raise TkdError(f"{student.name} has no attention of its own. Train it with --attention query.")
         if self.weights.kind == "learned":
             self.mixture = nn.Parameter(torch.zeros(self.weights.n_maps(cache)))
             self.reader = nn.utils.skip_init(nn.Linear, student.n_channels, len(cache.labels))

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema import Cache
-from pipeline.distill.augment import augment, axes_of, check_augmentations
+from pipeline.distill.augment import Axes, augment, axes_of, check_augmentations
 from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Split, load_splits
-from pipeline.distill.distillation import Distillation
+from pipeline.distill.distillation import Distillation, has_attention
 from pipeline.distill.optimisation import build_optimizer, learning_rate, moving_average
 from pipeline.distill.picture import attention_picture
 from pipeline.distill.run import begin_run, is_complete, read_run, write_json, write_tensors
@@ -79,8 +79,9 @@ def train(
         seed=config.seed,
         decoded=decoded,
     )
-    require_frames(cache, splits, student)
+    require_suited(cache, splits, student, config)
     check_augmentations(config.augment)
+    axes = axes_of(cache.metadata) if config.augment else None
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     with contextlib.ExitStack() as held:
 
@@ -91,12 +92,13 @@ def train(
         in_first_process(accelerator.state, take_over)
         if is_complete(out):
             return read_run(out, student).metrics
-        return _train(cache, splits, config, student, out, accelerator)
+        return _train(cache, splits, axes, config, student, out, accelerator)
 
 
 def _train(
     cache: Cache,
     splits: dict[str, Split],
+    axes: Axes | None,
     config: TrainConfig,
     student: type[Student],
     out: Path,
@@ -112,7 +114,7 @@ def _train(
     modules = {"training": bare} | ({"average": averaged} if averaged else {})
     progression = load_checkpoint(out, modules, optimizer)
     distillation, optimizer = accelerator.prepare(bare, optimizer)
-    n_processes, axes = accelerator.num_processes, axes_of(cache.metadata) if config.augment else None
+    n_processes = accelerator.num_processes
 
     n_steps = math.ceil(splits["train"].n_clips / config.batch_size)  # an epoch
     seeds = (config.seed * config.epochs + epoch for epoch in range(progression.epoch, config.epochs))
@@ -195,17 +197,20 @@ def _train(
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
 
-def require_frames(cache: Cache, splits: dict[str, Split], student: type[Student]) -> None:
-    """Checks that a student can be trained on every clip.
+def require_suited(cache: Cache, splits: dict[str, Split], student: type[Student], config: TrainConfig) -> None:
+    """Checks that a student can be trained on every clip, and as the settings say.
 
     Raises:
-        TkdError: the features do not suit it, or some clips have too few frames.
+        TkdError: the features do not suit it, some clips have too few frames, or its own attention is asked for and it
+            has none.
     """
     name = student.name
     try:
         built = student(len(cache.labels), cache.layout.n_features)
     except ValueError as error:
         raise TkdError(f"{cache.path}: its features do not suit {name}: {error} Or use another --student.") from error
+    if config.attention == "own" and not has_attention(built):
+        raise TkdError(f"{name} has no attention of its own. Train it with --attention query.")
     for split in splits.values():
         short = (split.lengths < built.min_frames).numpy()
         if short.any():

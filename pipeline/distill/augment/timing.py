@@ -145,10 +145,13 @@ class Speed(Augmentation):
     to_events: ClassVar[str] = "resampled in time"
 
     percent: tuple[int, ...] = (90, 95, 100, 105, 110)  # those of stored views
+    shortest_seconds: float = 0.5  # shorter clips stay as they are: no student may be left without a frame
 
     def draw(self, clips: Clips, axes: Axes, generator: torch.Generator) -> Draws:
         drawn = torch.randint(len(self.percent), (len(clips),), generator=generator)
-        return {"percent": torch.tensor(self.percent)[drawn]}
+        percent = torch.tensor(self.percent)[drawn]
+        short = clips.lengths.cpu() * axes.features.hop_length < self.shortest_seconds * axes.sample_rate
+        return {"percent": percent.masked_fill(short, 100)}
 
     def features(self, clips: Clips, drawn: Draws, axes: Axes) -> tuple[Tensor, Tensor]:
         features = clips.features.float()
