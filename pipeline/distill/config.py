@@ -46,7 +46,7 @@ class TrainConfig:
     patience: int | None = None  # epochs without a better validation score; None: all epochs
     batch_size: int = 32
     optimizer: str = "adamw"  # or sgd, with Nesterov momentum 0.9
-    learning_rate: float = 2e-3  # peak; one warm-up epoch, then cosine to a hundredth
+    learning_rate: float = 1e-3  # peak; one warm-up epoch, then cosine to a hundredth
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema: float = 0.0  # decay of the moving average of the weights that is scored and kept; 0: the weights themselves
