@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from cache_schema import CacheError
-from pipeline.bench import epochs, reading, size, stage_one, stage_two, students, teacher_in_loop
 from pipeline.bench.gather import PAGE, gather
+from pipeline.bench.sections import epochs, reading, size, stage_one, stage_two, students, teacher_in_loop
 from pipeline.errors import TkdError
 
 SECTIONS = {

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from cache_schema import Cache, open_cache
 from pipeline.bench.compare import in_words, row, take_turns, thread_counts, threads
-from pipeline.bench.noise_cache import make_cache
 from pipeline.bench.results import Measured, Row, Table
+from pipeline.bench.sections.noise_cache import make_cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.distillation import Distillation

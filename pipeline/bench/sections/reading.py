@@ -12,9 +12,9 @@ import torch
 
 from cache_schema import Cache, convert_cache, open_cache
 from pipeline.bench.compare import speed_row, take_turns
-from pipeline.bench.noise_cache import make_cache
 from pipeline.bench.results import Measured, Row, Table
-from pipeline.bench.stage_two import optimise
+from pipeline.bench.sections.noise_cache import make_cache
+from pipeline.bench.sections.stage_two import optimise
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Clips, Split, load_splits
 from pipeline.distill.distillation import Distillation

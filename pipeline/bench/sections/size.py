@@ -5,8 +5,8 @@ from pathlib import Path
 
 from cache_schema import convert_cache, describe_cache, open_cache
 from pipeline.bench.results import Measured, Row, Table
-from pipeline.bench.spoken import spoken
-from pipeline.bench.stage_two import SECONDS
+from pipeline.bench.sections.spoken import spoken
+from pipeline.bench.sections.stage_two import SECONDS
 from pipeline.distill.config import TrainConfig
 from pipeline.extract.build import build_cache
 from pipeline.extract.config import BuildConfig

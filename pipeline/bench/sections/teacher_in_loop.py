@@ -11,9 +11,9 @@ import torch
 
 from pipeline.bench.compare import in_words, speed_row, take_turns
 from pipeline.bench.results import Measured, Row, Table
-from pipeline.bench.spoken import spoken
-from pipeline.bench.stage_one import TEACHERS, teacher_of
-from pipeline.bench.stage_two import SECONDS, one_batch, steps
+from pipeline.bench.sections.spoken import spoken
+from pipeline.bench.sections.stage_one import TEACHERS, teacher_of
+from pipeline.bench.sections.stage_two import SECONDS, one_batch, steps
 from pipeline.data.spoken.synth import MINI
 from pipeline.distill.config import TrainConfig
 from pipeline.extract.attention import pool_attention

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline.bench.stage_two import SECONDS
+from pipeline.bench.sections.stage_two import SECONDS
 from pipeline.data.manifest import Manifest
 from pipeline.data.prepare import prepare
 from pipeline.data.spoken.synth import SynthConfig, make_synth

@@ -1,0 +1,1 @@
+"""What `make bench` measures, section by section."""
