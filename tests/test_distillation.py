@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cache_builder
 import numpy as np
 import pytest
 import torch
 from planted import POINTING, planted_cache
 from torch import nn
 
+from cache_schema import open_cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import load_splits
 from pipeline.distill.distillation import Distillation, scheduled
@@ -82,7 +84,7 @@ def test_a_choice_that_is_none_is_answered_with_those_there_are(text):
 
 def test_a_learned_mixture_finds_the_map_that_points_and_teaches_the_student_nothing_else(caches, tmp_path):
     config = TrainConfig(
-        student="tc_resnet", frame_weights="learned", kd_weight=0.5, epochs=10, batch_size=8, augment=()
+        "tc_resnet", 0.5, frame_weights="learned", epochs=10, batch_size=8, learning_rate=3e-3, augment=()
     )
     metrics = train(caches["heads"], config, tmp_path / "run")
     mixture = (10 * read_run(tmp_path / "run").training_only["mixture"]).softmax(0)
@@ -107,10 +109,17 @@ def test_the_controls_are_what_they_say(caches):
     assert (uniform.teacher_weights(batch) == 1).all()
     shuffled, _ = lesson(cache, frame_weights="shuffled")
     torch.testing.assert_close(shuffled.teacher_weights(batch), rollout.roll(1, 0), atol=2e-6, rtol=0)
+    assert (shuffled.teacher_weights(load_splits(cache)["train"].take([3])) == 1).all(), "alone: never its own"
     event, _ = lesson(cache, frame_weights="event")
     np.testing.assert_array_equal(event.teacher_weights(batch) > 0, rollout > 0)  # the planted rollout is the event
     unknown = dataclasses.replace(batch, event_start=torch.full((16,), -1), event_stop=torch.full((16,), -1))
     assert (event.teacher_weights(unknown) == 1).all()
+
+
+def test_a_mixture_of_a_single_map_is_that_map(tmp_path):
+    path, _ = cache_builder.build(tmp_path / "one.zarr", cache_builder.sizes(n_layers=1, keep="layers"))
+    batch = load_splits(open_cache(path), frame_weights="learned")["train"].take([0, 1])
+    np.testing.assert_array_equal(batch.weights, open_cache(path).read("layer_weights")[:2].astype(np.float16))
 
 
 def test_an_attention_student_can_be_taught_by_its_own_attention(caches, tmp_path):
@@ -245,7 +254,7 @@ def test_a_class_of_ones_own_is_trained_resumed_and_read_back(caches, tmp_path):
 
 
 def test_two_processes_train_the_student_of_one(caches, tmp_path):
-    """torchrun on CPUs: half of each batch each, the same updates; the first process alone writes and reports."""
+    """torchrun on CPUs: half of each batch each, the same updates; the first alone decides, writes and reports."""
     program = tmp_path / "two.py"
     program.write_text(f"""
 import sys
@@ -255,10 +264,13 @@ from test_distillation import Small
 from cache_schema import open_cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.train import train
-from pipeline.processes import last_of_torchrun
+from accelerate import PartialState
+from pipeline.processes import as_first_process, last_of_torchrun
 with last_of_torchrun():
     config = TrainConfig(epochs=2, batch_size=24, augment=("gain",))
     train(open_cache({str(caches["rollout"].path)!r}), config, Path({str(tmp_path / "two")!r}), student=Small)
+    first = PartialState().is_main_process
+    assert as_first_process(PartialState(), first) and not as_first_process(PartialState(), not first)
 """)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
     done = subprocess.run(torchrun, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -112,28 +112,29 @@ def test_a_cell_that_fails_is_reported_and_the_others_are_trained(tmp_path):
     """Features of 20 bands, which the MFCC of TC-ResNet have no use for."""
     cache, out = small_cache(tmp_path, n_features=20), tmp_path / "runs"
     given = ["sweep", "--cache", cache, "--students", "tc_resnet,lstm_p", "--kd-weights", "0,0.5", "--seeds", "1"]
-    given += ["--frame-weights", "rollout,uniform", "--epochs", 1, "--workers", 0, "--out", out]
+    given += ["--frame-weights", "rollout,uniform", "--epochs", 1, "--augment", "none", "--workers", 0, "--out", out]
     for trained in (True, False):
         result = command(*given)
         assert result.exit_code == 1 and "Traceback" not in result.stderr
         assert "Error: 3 of 6 cells failed; run the same again to try them again." in result.stderr
         reason = f"{cache}: its features do not suit tc_resnet: "
-        for name in ("kd0-epochs1-seed0", "kd0.5-epochs1-seed0", "kd0.5-uniform-epochs1-seed0"):
+        for shown in ("kd0", "kd0.5", "kd0.5-uniform"):
+            name = f"{shown}-epochs1-noaugment-seed0"
             assert f"{out / 'tc_resnet'}-{name}: {reason}" in result.stderr
             assert is_complete(out / f"lstm_p-{name}")
         assert re.search(
             r"^\| tc_resnet +\| +\| +\| +\|\n\| lstm_p +(\| 0\.\d{4} +){3}\|$", result.stdout, re.MULTILINE
         )
-        assert ("training lstm_p-kd0-epochs1-seed0" in result.stderr) == trained
+        assert ("training lstm_p-kd0-epochs1-noaugment-seed0" in result.stderr) == trained
     assert len([run for run in out.iterdir() if run.is_dir()]) == 3
 
 
 def test_a_folder_of_another_cache_or_of_something_else_is_refused_before_anything_is_trained(tiny_cache, tmp_path):
-    cache, config = open_cache(small_cache(tmp_path)), TrainConfig(student="tc_resnet", epochs=1)
+    cache, config = open_cache(small_cache(tmp_path)), TrainConfig(student="tc_resnet", epochs=1, augment=())
     sweep(cache, [config], tmp_path / "runs", Workers(0))
     both = [replace(config, seed=1), config]
     with pytest.raises(
-        TkdError, match=r"crnn|tc_resnet-kd0.25-epochs1-seed0: begun with other settings \(cache_id was"
+        TkdError, match=r"tc_resnet-kd0.25-epochs1-noaugment-seed0: begun with other settings \(cache_id was"
     ):
         sweep(open_cache(tiny_cache), both, tmp_path / "runs", Workers(0))
     assert not (tmp_path / "runs" / run_name(both[0])).exists()
@@ -152,6 +153,10 @@ def test_a_folder_of_another_cache_or_of_something_else_is_refused_before_anythi
         (("--students", "crnn,tcresnet"), 2, "no such student: tcresnet. Did you mean tc_resnet?"),
         (("--students", ","), 2, "no such student"),
         (("--seeds", "0"), 2, "seeds: expected one at least"),
+        (("--seeds", ""), 2, "seeds: expected one at least"),
+        (("--augment", "gian"), 2, "augmentation gian: not known. Did you mean gain?"),
+        (("--kd-weights", "0,0.6", "--logit-kd", "0.5"), 2, "kd_weight 0.6 + logit_kd 0.5"),
+        (("--kd-weights", "0,0.1", "--logit-kd", "0.8", "--scheduler", "x"), 1, "x: no scheduler answers"),
         (("--seeds", "a"), 2, "neither a number of seeds"),
         (("--kd-weights", "0,1.5"), 2, "kd_weight 1.5"),
         (("--kd-weights", "much"), 2, "'much' is not"),
@@ -176,7 +181,7 @@ def test_the_grid_has_whole_seeds_first_and_no_kd_once():
 
 def planted(tmp_path) -> list[Cell]:
     """Two students, two seeds: crnn done in 100 s and 200 s, of att_rnn one failed, one waits."""
-    grid = SweepConfig(kd_weights=(0.25,), seeds=(0, 1)).cells(["crnn", "att_rnn"], TrainConfig())
+    grid = SweepConfig(kd_weights=(0.25,), seeds=(0, 1)).cells(["crnn", "att_rnn"], TrainConfig(epochs=12))
     cells = {(config.student, config.seed): Cell(config, tmp_path / run_name(config)) for config in grid}
     for seed, score in ((0, 0.5), (1, 0.6)):
         cells["crnn", seed].end({"metric": "accuracy", "test": score, "seconds": 100.0 * (seed + 1)}, None)
