@@ -18,11 +18,16 @@ def in_first_process(processes: PartialState, action: Callable[[], None]) -> Non
             action()
         except Exception as error:
             failure = error
-    failed = broadcast(torch.tensor(int(failure is not None), device=processes.device))
+    failed = as_first_process(processes, failure is not None)
     if failure is not None:
         raise failure
-    if failed.item():
+    if failed:
         raise TkdError("the first process stopped; its message says why.")
+
+
+def as_first_process(processes: PartialState, decision: bool) -> bool:
+    """Returns the decision of the first of torchrun's processes in each of them, so that all go the same way."""
+    return bool(broadcast(torch.tensor(int(decision), device=processes.device)).item())
 
 
 @contextlib.contextmanager

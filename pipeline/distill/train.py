@@ -30,7 +30,7 @@ from pipeline.distill.run import begin_run, is_complete, read_run, write_json, w
 from pipeline.distill.score import score, score_teacher
 from pipeline.errors import TkdError
 from pipeline.lock import only_one
-from pipeline.processes import in_first_process
+from pipeline.processes import as_first_process, in_first_process
 from pipeline.progress import Progress, say
 from pipeline.tasks import balanced_class_weights
 from students import STUDENTS, Student, count_parameters
@@ -173,7 +173,8 @@ def _train(
                 seconds=time.monotonic() - started,
                 history=[*progression.history, record],
             )
-            better = scores.value > progression.best
+            # BatchNorm's statistics, and so the scores, are each process's own.
+            better = as_first_process(accelerator.state, scores.value > progression.best)
             if better:
                 progression = dataclasses.replace(progression, best=scores.value, best_epoch=epoch + 1)
             if not first:
