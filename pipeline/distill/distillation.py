@@ -119,8 +119,10 @@ class Distillation(nn.Module):
         if kind == "learned":
             return (self.mixed()[:, None] * weights).sum(dim=1)
         if kind == "shuffled":
-            # Of equal weights a trace, for a clip that ends before the other's event.
-            return weights.roll(1, 0) + 1e-6 * self._equal(weights, batch.weight_lengths)
+            equal = self._equal(weights, batch.weight_lengths)
+            # Alone in its batch, a clip would get its own. Of equal weights a trace, for one that ends before the
+            # other's event.
+            return equal if len(weights) == 1 else weights.roll(1, 0) + 1e-6 * equal
         if kind in ("uniform", "event"):
             equal = self._equal(weights, batch.weight_lengths)
             if kind == "uniform":

@@ -23,7 +23,8 @@ class FrameWeights:
         kind: `rollout`: attention rollout (arXiv 2005.00928), the paper's. `layers`, `heads`: the mean of the chosen
             maps' column means. `learned`: a mixture of all stored maps, learned with the student. And three controls
             that tell whether it is the teacher that helps: `uniform`: all frames alike; `shuffled`: the rollout of
-            another clip of the batch; `event`: the event itself, where it is known, and all frames alike where not.
+            another clip of the batch, all frames alike for one alone in it; `event`: the event itself, where it is
+            known, and all frames alike where not.
         chosen: (layer,) or (layer, head) of each chosen map, counted from 0; empty: all.
     """
 
