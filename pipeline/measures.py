@@ -25,12 +25,12 @@ def measure(
         sample_rate: Hz.
     """
     peak = grid.offset + grid.hop_length * weights.argmax(dim=1)  # samples
-    distance = torch.maximum(start - peak, peak - (stop - 1)).clamp_min(0) / sample_rate
-    unknown = start < 0
+    inside, unknown = (peak >= start) & (peak < stop), start < 0
+    distance = torch.maximum(start - peak, peak - (stop - 1)).masked_fill(inside, 0) / sample_rate
     entropy = torch.special.entr(weights.float()).sum(dim=1) / lengths.clamp_min(2).log()
     return {
         "in_event": share_in_event(weights, grid, start, stop),
-        "peak_in_event": (distance == 0).float().masked_fill(unknown, torch.nan),
+        "peak_in_event": inside.float().masked_fill(unknown, torch.nan),
         "peak_distance_seconds": distance.float().masked_fill(unknown, torch.nan),
         "entropy": entropy,
     }

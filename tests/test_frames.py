@@ -18,6 +18,7 @@ from pipeline.frames import (
     without_first,
     without_readout,
 )
+from pipeline.measures import measure
 from students import STUDENTS, build_student
 
 METADATA = {
@@ -140,6 +141,21 @@ def test_share_in_event_counts_frames_centred_inside():
     shares = share_in_event(weights, FrameGrid(100, 50), torch.tensor([100, -1]), torch.tensor([300, -1]))
     assert shares[0].item() == pytest.approx(0.5)
     assert math.isnan(shares[1])
+
+
+def test_measures_are_of_what_was_planted():
+    """Frames centred at 199.5, 519.5, ...: the peak in the event's last half sample, after it, and without event."""
+    weights = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 1], [0.5, 0.5, 0, 0]])
+    start, stop = torch.tensor([100, 200, -1]), torch.tensor([200, 360, -1])
+    found = measure(weights, torch.tensor([4, 4, 2]), FrameGrid(320, 199.5), start, stop, 16000)
+    expected = {
+        "in_event": [1, 0, torch.nan],
+        "peak_in_event": [1, 0, torch.nan],
+        "peak_distance_seconds": [0, (199.5 + 3 * 320 - 359) / 16000, torch.nan],
+        "entropy": [0, 0, 1],
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], torch.tensor(values, dtype=torch.float32), equal_nan=True)
 
 
 def test_without_first_leaves_the_rest_and_the_original_alone():
