@@ -159,6 +159,13 @@ def test_a_run_is_scored_again_and_reported(tiny_run, tmp_path):
     assert (tmp_path / "table.md").read_text().startswith("| model")
 
 
+def test_a_run_taught_with_the_first_frame_is_scored_with_it(tiny_cache, tmp_path):
+    given = ("--student", "tc_resnet", "--epochs", 1, "--first-frame", "keep", "--out", tmp_path / "run")
+    assert run("train", "--cache", tiny_cache, *given).exit_code == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert json.loads(run("evaluate", tmp_path / "run", "--json").stdout)["attention"] == metrics["attention"]
+
+
 def test_cache_info_and_validate_speak_of_the_cache(tiny_cache):
     described = json.loads(run("cache", "info", tiny_cache, "--json").stdout)
     assert described["complete"] is True

@@ -31,7 +31,7 @@ def evaluate_command(run, cache_path, split, memory, as_json) -> None:
     complete = read_run(run)
     cache = open_cache(cache_path or complete.config["cache"])
     distillation = complete.on(cache)
-    clips = load_splits(cache, memory=memory, names=(split,))[split]
+    clips = load_splits(cache, distillation.config.first_frame == "drop", memory, names=(split,))[split]
     scores = score(distillation, clips)
     if as_json:
         click.echo(json.dumps({"split": split, **scores.summary()}))
