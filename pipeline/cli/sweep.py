@@ -41,7 +41,7 @@ class _Seeds(click.ParamType):
             numbers = tuple(int(part) for part in value.split(",") if part.strip())
         except ValueError:
             self.fail(f"{value!r} is neither a number of seeds, as in 3, nor their list, as in 0,1,2", param, ctx)
-        return numbers if "," in value else tuple(range(*numbers))
+        return numbers if "," in value or not numbers else tuple(range(*numbers))
 
 
 class _FrameWeights(click.ParamType):
@@ -112,13 +112,16 @@ def sweep_command(
     """
     grid = checked(SweepConfig, kd_weights=kd_weights, frame_weights=frame_weights, seeds=seeds)
     by = checked(Workers, workers=workers, scheduler=scheduler, threads=threads)
-    configs = checked(grid.cells, students=students, common=checked(TrainConfig, **shared))
+    common = checked(TrainConfig, kd_weight=0.0, **shared)  # the grid's weights are checked with the cells
+    configs = checked(grid.cells, students=students, common=common)
 
     from cache_schema import open_cache
+    from pipeline.distill.augment import check_augmentations
     from pipeline.progress import FetchLog
     from pipeline.sweep.run import sweep
     from pipeline.sweep.summary import summary
 
+    checked(check_augmentations, names=common.augment)
     cells = sweep(open_cache(cache_path, FetchLog(cache_path)), configs, out, by, memory)
     if as_json:
         answers = {cell.name: cell.metrics or {"failed": cell.failure} for cell in cells}

@@ -130,11 +130,13 @@ def train_command(cache_path, threads, memory, out, resume, force, as_json, **se
     from accelerate import PartialState
 
     from cache_schema import open_cache
+    from pipeline.distill.augment import check_augmentations
     from pipeline.distill.naming import run_name
     from pipeline.distill.train import train
     from pipeline.processes import last_of_torchrun
     from pipeline.progress import FetchLog
 
+    checked(check_augmentations, names=config.augment)
     if threads:
         torch.set_num_threads(threads)
     cache = open_cache(cache_path, FetchLog(cache_path))
