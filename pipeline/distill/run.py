@@ -72,7 +72,10 @@ def begin_run(path: Path, settings: dict[str, Any], resume: bool, force: bool) -
         differing = [key for key in settings if key != "cache" and begun.get(key) != settings[key]]
         if differing:
             changes = ", ".join(f"{key} was {begun.get(key)}, is {settings[key]}" for key in differing)
-            raise TkdError(f"{path}: begun with other settings ({changes}). Repeat those, or start over with --force.")
+            raise TkdError(
+                f"{path}: begun with other settings ({changes}). Repeat those, give another --out, or start over with "
+                "--force."
+            )
         return
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / "config.json", settings)
