@@ -117,11 +117,12 @@ class Split:
         Raises:
             CacheError: a partition is missing, damaged or altered.
         """
-        clips = []
+        clips, piece = [], None
         for row in map(int, rows):
-            piece = next(piece for piece in reversed(self._pieces) if piece.first <= row)
-            buffer = self._buffer(piece.n)
-            self._read(piece, buffer, 0)
+            if piece is None or not piece.first <= row < piece.first + piece.n:
+                piece = next(piece for piece in reversed(self._pieces) if piece.first <= row)
+                buffer = self._buffer(piece.n)
+                self._read(piece, buffer, 0)
             clips.append(self._clips(buffer, torch.tensor([row - piece.first]), torch.tensor([row])))
         return Clips.concatenate(clips)
 
