@@ -1,4 +1,4 @@
-"""How far a sweep is: the grid, refreshed in place on a terminal; elsewhere a line for each cell that ends."""
+"""How far a sweep is: the grid, refreshed in place on a terminal; elsewhere a line now and then, and for each cell."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from pipeline.progress import say
 from pipeline.sweep.cells import Cell, Cells
 
 _MARKS = {"done": "#", "running": ">", "waiting": ".", "failed": "!"}
+_LINE_SECONDS = 60  # between plain lines
 _LEGEND = "a mark a seed: # done  > running  . waiting  ! failed; the mean of test {metric} where one is done"
 
 
@@ -23,6 +24,7 @@ class Overview:
     def __init__(self, cells: Cells, live: bool = True) -> None:
         self.cells, self.n_workers, self._drawn = cells, 1, 0
         self._live = live and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._plain, self._last_line = live and not self._live, time.monotonic()
 
     def __enter__(self) -> "Overview":
         n_done, n_all = len(self.cells.by_state("done")), len(self.cells.all)
@@ -45,7 +47,7 @@ class Overview:
             )
 
     def refresh(self) -> None:
-        """Draws the grid again, in the place of the last."""
+        """Draws the grid again, in the place of the last; not on a terminal, says now and then what runs."""
         if self._live:
             self._erase()
             size = shutil.get_terminal_size()
@@ -53,6 +55,13 @@ class Overview:
             sys.stderr.write("".join(f"{line[: size.columns - 1]}\n" for line in lines))
             sys.stderr.flush()
             self._drawn = len(lines)
+        elif self._plain and time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._last_line = time.monotonic()
+            say(
+                "; ".join(
+                    [*(f"{cell.name}: {_progress(cell)}" for cell in self.cells.by_state("running")), self._counts()]
+                )
+            )
 
     def lines(self) -> list[str]:
         """Returns the grid, what runs, and how much is left."""
