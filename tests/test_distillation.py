@@ -265,10 +265,16 @@ from cache_schema import open_cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.train import train
 from accelerate import PartialState
+from pipeline.errors import TkdError
 from pipeline.processes import as_first_process, last_of_torchrun
 with last_of_torchrun():
     config = TrainConfig(epochs=2, batch_size=24, augment=("gain",))
-    train(open_cache({str(caches["rollout"].path)!r}), config, Path({str(tmp_path / "two")!r}), student=Small)
+    cache = open_cache({str(caches["rollout"].path)!r})
+    train(cache, config, Path({str(tmp_path / "two")!r}), student=Small)
+    try:
+        train(cache, TrainConfig(batch_size=1), Path({str(tmp_path / "none")!r}), student=Small)
+    except TkdError as error:
+        print(error)
     first = PartialState().is_main_process
     assert as_first_process(PartialState(), first) and not as_first_process(PartialState(), not first)
 """)
@@ -276,6 +282,9 @@ with last_of_torchrun():
     done = subprocess.run(torchrun, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 1 of 2") == 1
+    assert (
+        done.stdout.count("batches of 1, expected a clip for each of the 2 processes") == 2
+    )  # else none is trained on
     config = TrainConfig(epochs=2, batch_size=24, augment=("gain",))
     train(caches["rollout"], config, tmp_path / "one", student=Small)
     one, two = (read_run(tmp_path / name, Small) for name in ("one", "two"))

@@ -63,9 +63,10 @@ def train(
         decoded: Where `decoded_once` holds the cache for several trainings of this machine.
 
     Raises:
-        TkdError: `out` is taken, the cache cannot be trained on, too little memory, or the loss is not finite.
+        TkdError: `out` is taken, the cache cannot be trained on, too little memory, or loss or logits are not finite.
         CacheError: the cache is damaged.
     """
+    out = out.resolve()  # "." has a name, too, and where a link leads can be made anew
     if student is not None:
         config = dataclasses.replace(config, student=student.name)
     student = student or STUDENTS[config.student]
@@ -83,6 +84,12 @@ def train(
     check_augmentations(config.augment)
     axes = axes_of(cache.metadata) if config.augment else None
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    largest = min(config.batch_size, splits["train"].n_clips)
+    if largest < accelerator.num_processes:
+        raise TkdError(
+            f"{out}: batches of {largest}, expected a clip for each of the {accelerator.num_processes} processes. "
+            "Start fewer, or give a larger --batch-size or --fraction."
+        )
     with contextlib.ExitStack() as held:
 
         def take_over() -> None:
@@ -158,6 +165,10 @@ def _train(
 
             task, temporal, logit = (accelerator.reduce(sums, "mean") / n_steps).tolist()
             scores = score(scored, splits["validation"])
+            if not torch.isfinite(scores.logits).all():  # after the last step no loss would tell
+                raise TkdError(
+                    f"{out}: the student's logits are not finite after epoch {epoch + 1}. Lower --learning-rate."
+                )
             record = {
                 "epoch": epoch + 1,
                 "task_loss": task,
