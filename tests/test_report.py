@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from report_runs import LABELS, make_cache, make_run
+from safetensors.numpy import save_file
 from scipy import stats
 
 from pipeline.cli.main import tkd
@@ -200,12 +201,16 @@ def test_damaged_and_unfinished_runs_are_named_and_the_rest_is_reported(cache, t
     (make_run(tmp_path / "runs" / "odd", cache, 0.5, seed=3) / "test.safetensors").write_bytes(b"{")
     (tmp_path / "runs" / "other").mkdir()
     (tmp_path / "runs" / "other" / "metrics.json").write_text("[1]")
+    (make_run(tmp_path / "runs" / "deep", cache, 0.5, seed=4) / "history.json").write_text("[" * 100_000)
+    unnamed = make_run(tmp_path / "runs" / "unnamed", cache, 0.5, seed=5) / "metrics.json"
+    unnamed.write_text(json.dumps({**json.loads(unnamed.read_text(encoding="utf-8")), "dataset": 5}))
+    save_file({}, make_run(tmp_path / "runs" / "blind", cache, 0.5, seed=6) / "distillation.safetensors")
     said = "\n".join(report([tmp_path / "runs"], tmp_path / "out"))
-    for name in ("cut", "begun", "other"):
+    for name in ("cut", "begun", "other", "deep", "unnamed"):
         assert re.search(rf"Not counted: .*{tmp_path / 'runs' / name}", said), name
-    assert cells(tmp_path / "out")["", "rollout", "0.25"]["seeds"] == "2"
-    (tmp_path / "runs" / "whole" / "metrics.json").unlink()
-    (tmp_path / "runs" / "odd" / "metrics.json").unlink()
+    assert cells(tmp_path / "out")["", "rollout", "0.25"]["seeds"] == "3"
+    for name in ("whole", "odd", "blind"):
+        (tmp_path / "runs" / name / "metrics.json").unlink()
     with pytest.raises(TkdError, match="no complete runs"):
         report([tmp_path / "runs"], tmp_path / "out")
 

@@ -142,6 +142,8 @@ def test_a_folder_of_another_cache_or_of_something_else_is_refused_before_anythi
     (tmp_path / "mine" / run_name(config) / "thesis.tex").write_text("mine")
     with pytest.raises(TkdError, match="exists and is not a run"):
         sweep(cache, both, tmp_path / "mine", Workers(0))
+    with pytest.raises(TkdError, match=r"a file, expected a folder\. Give another --out"):
+        sweep(cache, both, tmp_path / "mine" / run_name(config) / "thesis.tex", Workers(0))
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,18 @@
 """Stage two on a tiny cache: what a run leaves behind, what KD may and may not change, and interruption."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cache_builder
 import pytest
 import torch
 from planted import planted_cache
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from cache_schema import open_cache
@@ -166,6 +168,61 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_clips(cache, tmp_path)
     with pytest.raises(TkdError, match=r"the loss is (nan|inf) in epoch 1, step 2, on clips train/"):
         train(cache, TrainConfig(student="tc_resnet", learning_rate=1e38, batch_size=16), tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_weights_that_the_last_step_ruined_are_no_run(cache, tmp_path):
+    """No loss tells: there is none after the last step; argmax of NaN is class 0, which scores its share of clips."""
+    config = TrainConfig(student="tc_resnet8", learning_rate=1e38, batch_size=64, epochs=1, augment=())
+    with pytest.raises(TkdError, match=r"logits are not finite after epoch 1\. Lower --learning-rate"):
+        train(cache, config, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("config.json", b"[]", "damaged run"),
+        ("metrics.json", b"null", "metrics.json or history.json holds something else"),
+        ("history.json", b"{}", "metrics.json or history.json holds something else"),
+        ("history.json", b"[" * 100_000, "damaged run"),
+        ("distillation.safetensors", save({}), "no query of 72 channels in distillation.safetensors"),
+        ("distillation.safetensors", save({"query": torch.zeros(3)}), "no query of 72 channels"),
+    ],
+)
+def test_a_damaged_run_says_so_and_how_to_make_it_again(cache, runs, tmp_path, file, content, reason):
+    shutil.copytree(runs / "kd0.25", tmp_path / "run")
+    (tmp_path / "run" / file).write_bytes(content)
+    with pytest.raises(TkdError, match=f"{reason}.*Train it again with --force"):
+        read_run(tmp_path / "run").on(cache)
+
+
+@pytest.mark.parametrize("name", ["state", "best"])
+@pytest.mark.parametrize("content", [b"", save({"x": torch.zeros(2)}, {"progression": "{}"}), None])
+def test_a_damaged_checkpoint_says_so_and_how_to_start_over(cache, runs, tmp_path, name, content):
+    shutil.copytree(runs / "kd0.25", tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    file = tmp_path / "run" / "checkpoint" / f"{name}.safetensors"
+    file.unlink()
+    config = TrainConfig(student="tc_resnet", epochs=2, batch_size=16, augment=())
+    if content is not None:
+        file.write_bytes(content)
+    elif name == "state":
+        assert train(cache, config, tmp_path / "run", resume=True)["epochs"] == 2  # from the start
+        return
+    with pytest.raises(TkdError, match=f"{name}.safetensors: damaged checkpoint .*Start over with --force"):
+        train(cache, config, tmp_path / "run", resume=True)
+
+
+def test_the_folder_one_is_in_and_a_link_can_be_started_over(cache, tmp_path, monkeypatch):
+    config = TrainConfig(student="tc_resnet8", epochs=1, augment=())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    monkeypatch.chdir(tmp_path / "run")
+    train(cache, config, Path("."), force=True)
+    train(cache, config, tmp_path / "link", force=True)
+    assert read_run(tmp_path / "run").metrics["epochs"] == 1 and (tmp_path / "link").is_symlink()
+    with pytest.raises(TkdError, match=r"/: (cannot be written|exists and is not a run)"):
+        train(cache, config, Path("/"))
 
 
 @pytest.mark.parametrize("field", [{"kd_weight": 1.0}, {"kd_weight": -0.1}, {"kd_weight": float("nan")}, {"epochs": 0}])

@@ -50,9 +50,9 @@ def load_checkpoint(out: Path, modules: dict[str, nn.Module], optimizer: Optimiz
         with safe_open(file, "pt") as opened:
             progression = Progression(**json.loads(opened.metadata()["progression"]))
         tensors = load_file(file)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise TkdError(f"{file}: damaged checkpoint ({error}). Start over with --force.") from error
-    _restore(tensors, modules)
+        _restore(tensors, modules)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise _damaged(file, error) from error
     state = optimizer.state_dict()
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -70,8 +70,20 @@ def save_best(out: Path, module: nn.Module) -> None:
 
 
 def load_best(out: Path, module: nn.Module) -> None:
-    """Restores what `save_best` wrote last."""
-    _restore(load_file(out / "checkpoint" / "best.safetensors"), {"best": module})
+    """Restores what `save_best` wrote last.
+
+    Raises:
+        TkdError: it is damaged.
+    """
+    file = out / "checkpoint" / "best.safetensors"
+    try:
+        _restore(load_file(file), {"best": module})
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> TkdError:
+    return TkdError(f"{file}: damaged checkpoint ({str(error).splitlines()[0]}). Start over with --force.")
 
 
 def _tensors(modules: dict[str, nn.Module]) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ class Run:
         """Returns the student as it can be scored on a cache, in eval mode.
 
         Raises:
-            TkdError: it was trained for other labels or on other features.
+            TkdError: it was trained for other labels or on other features, or its query is missing.
         """
         for what in ("labels", "features"):
             trained, given = self.config[what], cache.labels if what == "labels" else cache.metadata["features"]
@@ -50,7 +50,13 @@ class Run:
         config = TrainConfig(**settings | {"frame_weights": "rollout", "augment": ()})  # what scoring asks for
         distillation = Distillation(self.student, config, cache)
         if config.attention == "query":
-            distillation.query.data.copy_(self.training_only["query"])
+            query = self.training_only.get("query")
+            if query is None or query.shape != distillation.query.shape:
+                raise TkdError(
+                    f"{self.path}: damaged run (no query of {len(distillation.query)} channels in "
+                    "distillation.safetensors). Train it again with --force."
+                )
+            distillation.query.data.copy_(query)
         return distillation.eval()
 
 
@@ -87,9 +93,9 @@ def _begun(path: Path) -> dict[str, Any] | None:
         return None
     try:
         begun = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         begun = {}
-    if not {"student", "cache_id"} <= begun.keys():  # other tools write a config.json, too
+    if not isinstance(begun, dict) or not {"student", "cache_id"} <= begun.keys():  # other tools write one, too
         raise TkdError(f"{path}: exists and is not a run. Give another --out.")
     return begun
 
@@ -133,6 +139,8 @@ def read_run(path: Path, student: type[Student] | None = None) -> Run:
             json.loads((path / name).read_text(encoding="utf-8"))
             for name in ("config.json", "metrics.json", "history.json")
         )
+        if not isinstance(metrics, dict) or not isinstance(history, list):
+            raise ValueError("metrics.json or history.json holds something else")
         if student is None and config["student"] not in STUDENTS:
             raise TkdError(
                 f"{path}: its student {config['student']} is a class of its own. Give it: read_run(path, student=...)."
@@ -141,7 +149,7 @@ def read_run(path: Path, student: type[Student] | None = None) -> Run:
         built = student(len(config["labels"]), config["features"]["n_mels"])
         built.load_state_dict(load_file(path / "model.safetensors"))
         training_only = load_file(path / "distillation.safetensors")
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TkdError(f"{path}: damaged run ({reason}). Train it again with --force.") from error
     return Run(path, config, metrics, history, built.eval(), training_only)

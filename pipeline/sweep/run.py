@@ -41,6 +41,8 @@ def sweep(
         CacheError: the cache is damaged.
     """
     out = out.resolve()
+    if out.exists() and not out.is_dir():
+        raise TkdError(f"{out}: a file, expected a folder. Give another --out.")
     with only_one(out):
         out.mkdir(exist_ok=True)
         cells = Cells.of(configs, out, cache)

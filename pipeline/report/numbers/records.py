@@ -93,18 +93,19 @@ def read_record(path: Path) -> Record:
         epochs = json.loads(history.read_text(encoding="utf-8")) if history.is_file() else []
         if not (isinstance(epochs, list) and all(isinstance(epoch, dict) for epoch in epochs)):
             raise ValueError("history.json is no list of epochs")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise TkdError(f"{path}: damaged run ({str(error).splitlines()[0]}). Train it again with --force.") from error
     return Record(path, config, metrics, epochs)
 
 
 def _check_types(config: dict[str, Any], metrics: dict[str, Any]) -> None:
     teacher, attention = metrics["teacher"], metrics.get("attention") or {}
-    texts = (config["student"], metrics["student"], config.get("frame_weights", ""), metrics["cache_id"])
+    texts = [metrics[name] for name in ("student", "cache_id", "dataset", "metric")]
+    texts += [config["student"], config.get("frame_weights", ""), config.get("cache", ""), *config["labels"]]
     objects = (config["features"], teacher, attention)
     numbers = [metrics[name] for name in ("kd_weight", "validation", "test", "n_params", "seconds")]
     if not all(isinstance(it, str) for it in texts) or not all(isinstance(it, dict) for it in objects):
-        raise ValueError("student, frame_weights, cache_id, features, teacher or attention: of another type")
+        raise ValueError("a name, a label, features, teacher or attention: of another type")
     if not teacher.keys() >= _TEACHER:
         raise ValueError(f"teacher: {', '.join(sorted(_TEACHER - teacher.keys()))}: not there")
     shares = (metrics["attention_in_event"], metrics["uniform_attention_in_event"], teacher["attention_in_event"])
@@ -124,7 +125,7 @@ def test_outputs(record: Record, n_clips: int, n_classes: int) -> np.ndarray | N
         return None
     try:
         logits = load_file(file)["logits"]
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, SafetensorError) as error:  # TypeError: numbers that numpy has not
         raise TkdError(f"{file}: damaged ({str(error).splitlines()[0]}). Train the run again with --force.") from error
     if logits.shape != (n_clips, n_classes):
         raise TkdError(f"{file}: logits of shape {logits.shape}, its cache's test split has {(n_clips, n_classes)}.")
@@ -146,6 +147,6 @@ def _unfinished(paths: list[Path]) -> set[Path]:
             try:
                 if {"student", "cache_id"} <= _object(file).keys():
                     begun.add(file.parent)
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 continue
     return begun
