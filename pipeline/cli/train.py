@@ -140,7 +140,8 @@ def train_command(cache_path, threads, memory, out, resume, force, as_json, **se
     if threads:
         torch.set_num_threads(threads)
     cache = open_cache(cache_path, FetchLog(cache_path))
-    out = out or Path("runs") / f"{cache.metadata['dataset']['name']}-{run_name(config)}"
+    dataset = str(cache.metadata["dataset"]["name"]).replace("/", "-")  # a name, and no way out of runs
+    out = out or Path("runs") / f"{dataset}-{run_name(config)}"
     with last_of_torchrun():
         metrics = train(cache, config, out, resume, force, memory)
         first = PartialState().is_main_process
