@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from report_runs import make_cache, make_run
 
 from cache_schema import open_cache
 from pipeline.cli.main import tkd
@@ -99,6 +100,7 @@ def test_failures_are_one_line_and_exit_code_1(tmp_path, tiny_cache, tiny_data, 
         "a complete run": ["train", "--cache", tiny_cache, "--out", tiny_run],
         "no run here": ["evaluate", tmp_path],
         "no complete runs": ["report", tmp_path],
+        "Not a directory": ["report", tiny_run, "--out", tmp_path / "notes.txt" / "report"],
     }
     for expected, arguments in failures.items():
         shown = run(*arguments)
@@ -145,6 +147,23 @@ def test_a_name_too_long_is_one_line(tmp_path):
     shown = run("data", "prepare", "mini", "--out", tmp_path / (256 * "x"))
     assert (shown.exit_code, shown.stdout) == (1, "")
     assert shown.stderr.startswith("Error: File name too long (") and shown.stderr.count("\n") == 1
+
+
+def test_a_clip_too_short_for_the_student_is_named(tmp_path):
+    trained = make_run(tmp_path / "run", make_cache(tmp_path / "long.zarr"), 0.5, student="crnn")
+    make_cache(tmp_path / "short.zarr", n_frames=5)
+    shown = run("evaluate", trained, "--cache", tmp_path / "short.zarr")
+    assert shown.exit_code == 1
+    assert "short.zarr: 40 test clips have fewer than the 7 feature frames of crnn, clip <8> the first." in shown.output
+
+
+def test_the_name_of_a_data_set_leads_no_run_out_of_runs(tmp_path, monkeypatch):
+    make_cache(tmp_path / "c.zarr", dataset="../../elsewhere")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    shown = run("train", "--cache", tmp_path / "c.zarr", "--student", "tc_resnet8", "--epochs", 1, "--augment", "none")
+    assert shown.exit_code == 0, shown.output
+    assert [path.parent.parent.name for path in tmp_path.rglob("metrics.json")] == ["runs"]
 
 
 def test_a_run_is_scored_again_and_reported(tiny_run, tmp_path):

@@ -26,12 +26,13 @@ def evaluate_command(run, cache_path, split, memory, as_json) -> None:
     from cache_schema import open_cache
     from pipeline.distill.data import load_splits
     from pipeline.distill.run import read_run
-    from pipeline.distill.score import score
+    from pipeline.distill.score import require_heard, score
 
     complete = read_run(run)
     cache = open_cache(cache_path or complete.config["cache"])
     distillation = complete.on(cache)
     clips = load_splits(cache, distillation.config.first_frame == "drop", memory, names=(split,))[split]
+    require_heard(clips, complete.student)
     scores = score(distillation, clips)
     if as_json:
         click.echo(json.dumps({"split": split, **scores.summary()}))

@@ -54,7 +54,7 @@ class _Group(click.Group):
                 raise click.ClickException(
                     f"The disk is full{where}. Free some space and run the same command again: it goes on from there."
                 ) from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG):
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOTDIR):
                 raise click.ClickException(f"{error.strerror}{where}. Mend that, or give another path.") from error
             raise
 

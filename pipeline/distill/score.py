@@ -9,9 +9,11 @@ from torch import Tensor
 from pipeline.distill.data import Clips, Split
 from pipeline.distill.distillation import Distillation
 from pipeline.distill.losses import temporal_kd_loss
+from pipeline.errors import TkdError
 from pipeline.frames import FrameGrid, mean_share, share_in_event, teacher_grid, without_readout
 from pipeline.measures import measure
 from pipeline.tasks import METRICS, task_score
+from students import Student
 
 _BATCH_SIZE = 100
 
@@ -47,6 +49,21 @@ class Scores:
             "attention_in_event": self.attention["in_event"],
             "attention": self.attention,
         }
+
+
+def require_heard(split: Split, student: Student) -> None:
+    """Checks that every clip has a frame for a student.
+
+    Raises:
+        TkdError: some have none.
+    """
+    short = (split.lengths < student.min_frames).numpy()
+    if short.any():
+        raise TkdError(
+            f"{split.cache.path}: {short.sum()} {split.name} clips have fewer than the {student.min_frames} feature "
+            f"frames of {student.name}, {split.clip_id[short][0]} the first. Prepare with --length, or use another "
+            "student."
+        )
 
 
 @torch.inference_mode()

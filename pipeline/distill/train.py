@@ -27,7 +27,7 @@ from pipeline.distill.distillation import Distillation, has_attention
 from pipeline.distill.optimisation import build_optimizer, learning_rate, moving_average
 from pipeline.distill.picture import attention_picture
 from pipeline.distill.run import begin_run, is_complete, read_run, write_json, write_tensors
-from pipeline.distill.score import score, score_teacher
+from pipeline.distill.score import require_heard, score, score_teacher
 from pipeline.errors import TkdError
 from pipeline.lock import only_one
 from pipeline.processes import as_first_process, in_first_process
@@ -224,12 +224,7 @@ def require_suited(cache: Cache, splits: dict[str, Split], student: type[Student
     if config.attention == "own" and not has_attention(built):
         raise TkdError(f"{name} has no attention of its own. Train it with --attention query.")
     for split in splits.values():
-        short = (split.lengths < built.min_frames).numpy()
-        if short.any():
-            raise TkdError(
-                f"{cache.path}: {short.sum()} clips have fewer than the {built.min_frames} feature frames of {name}, "
-                f"{split.clip_id[short][0]} the first. Use another --student, or prepare with --length."
-            )
+        require_heard(split, built)
 
 
 def describe(cache: Cache) -> dict[str, Any]:
