@@ -209,6 +209,7 @@ def test_damaged_and_unfinished_runs_are_named_and_the_rest_is_reported(cache, t
     for name in ("cut", "begun", "other", "deep", "unnamed"):
         assert re.search(rf"Not counted: .*{tmp_path / 'runs' / name}", said), name
     assert cells(tmp_path / "out")["", "rollout", "0.25"]["seeds"] == "3"
+    assert re.search(rf"attention.png: .* Not in it: {tmp_path / 'runs' / 'blind'}: damaged run", said)
     for name in ("whole", "odd", "blind"):
         (tmp_path / "runs" / name / "metrics.json").unlink()
     with pytest.raises(TkdError, match="no complete runs"):

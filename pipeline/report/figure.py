@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 from cache_schema import Cache
 from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.run import read_run
+from pipeline.errors import TkdError
 from pipeline.report.examples import Looks, rows_by_label, student_looks, teacher_looks
 from pipeline.report.numbers.records import Record
 
@@ -21,8 +22,10 @@ _N_CLIPS = 3
 _EVENT = "tab:green"
 
 
-def attention_figure(cache: Cache, records: list[Record], file: Path) -> None:
+def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[str]:
     """Draws `file` (PNG): for each of three test clips its spectrogram, the event, and everyone's frame weights.
+
+    Returns why runs are not in it: damaged ones, and students that are not tkd's own.
 
     The clips are the first test clip of each of the last three labels (that have events, where any are known; another
     clip for each label, where it has another): a rule, not a choice.
@@ -33,9 +36,16 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> None:
         file: Where to.
 
     Raises:
-        TkdError: the cache has no features, or a run cannot be read.
+        TkdError: the cache has no features, or no run can be read.
     """
-    runs = [(record, read_run(record.path).on(cache)) for record in records]
+    runs, unread = [], []
+    for record in records:
+        try:
+            runs.append((record, read_run(record.path).on(cache)))
+        except TkdError as error:
+            unread.append(str(error))
+    if not runs:
+        raise TkdError(unread[0])
     test = load_splits(cache, names=("test",))["test"]
     has = test.labels.bool() if cache.task == "multi_label" else one_hot(test.labels).bool()  # (n, n_classes)
     rows = _rows(has, test.event_start >= 0)
@@ -69,6 +79,7 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> None:
     figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     figure.savefig(file, dpi=120)
     plt.close(figure)
+    return unread
 
 
 def _rows(has: Tensor, known: Tensor) -> list[int]:

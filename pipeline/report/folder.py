@@ -78,14 +78,14 @@ def _figure(tables: list[Results], by_cache: dict[str, list[Record]], evidence: 
     try:
         from pipeline.report.figure import attention_figure  # its library comes with an extra
 
-        attention_figure(evidence[first].cache, _to_draw(by_cache[first], tables), file)
+        unread = attention_figure(evidence[first].cache, _to_draw(by_cache[first], tables), file)
     except (TkdError, CacheError, TypeError) as error:  # TypeError: settings of another version
         return f"No figure: {error}"
     except ModuleNotFoundError as error:
         return (
             f"No figure: {error.name} is not installed. Install it with: pip install -e '.[report]' (in tkd's folder)"
         )
-    return f"{file}: where the teacher and the students look"
+    return " ".join([f"{file}: where the teacher and the students look.", *(f"Not in it: {said}" for said in unread)])
 
 
 def _to_draw(runs: list[Record], tables: list[Results]) -> list[Record]:
