@@ -70,6 +70,7 @@ def test_every_make_target_is_listed_and_every_one_the_readme_shows_exists():
         (["train", "--student", "crnn"], "Missing option '--cache'"),
         (["train", "--cache", "x.zarr", "--kd-weight", "1.5"], "kd_weight 1.5 + logit_kd 0: expected less than 1"),
         (["train", "--cache", "x.zarr", "--seed", "-1"], "seed -1: expected 0 to"),
+        (["train", "--cache", "x.zarr", "--resume", "--force"], "--resume goes on and --force starts over"),
         (["train", "--cache", "x.zarr", "--kd-weight", "much"], "'much' is not a valid float"),
         (["teacher", "train", "--data", "d", "--out", "t", "--crops", "1.25-8"], "is not seconds:epochs"),
     ],

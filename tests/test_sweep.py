@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import cache_builder
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import planted_cache
 from test_distill_data import assert_equal
 from test_teacher_training import command
 from test_training import equal_weights
@@ -127,6 +129,18 @@ def test_a_cell_that_fails_is_reported_and_the_others_are_trained(tmp_path):
         )
         assert ("training lstm_p-kd0-epochs1-noaugment-seed0" in result.stderr) == trained
     assert len([run for run in out.iterdir() if run.is_dir()]) == 3
+
+
+def test_a_damaged_cell_is_named_with_the_way_out_that_a_sweep_has(tmp_path):
+    cache = planted_cache(tmp_path / "c.zarr")
+    config = replace(COMMON, student="tc_resnet8", epochs=1, augment=())
+    (done,) = sweep(cache, [config], tmp_path / "runs", Workers(0))
+    (done.path / "metrics.json").write_text("{")
+    (damaged,) = sweep(cache, [config], tmp_path / "runs", Workers(0))
+    assert re.fullmatch(r"damaged run .* In a sweep: remove it, and run the same again\.", damaged.failure)
+    shutil.rmtree(damaged.path)
+    (again,) = sweep(cache, [config], tmp_path / "runs", Workers(0))
+    assert again.metrics["test"] == done.metrics["test"]
 
 
 def test_a_folder_of_another_cache_or_of_something_else_is_refused_before_anything_is_trained(tiny_cache, tmp_path):

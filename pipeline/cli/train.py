@@ -125,6 +125,8 @@ def train_command(cache_path, threads, memory, out, resume, force, as_json, **se
       tkd-train --cache caches/mini.zarr --student crnn --kd-weight 0.25
     """
     config = checked(TrainConfig, **settings)
+    if resume and force:
+        raise click.UsageError("--resume goes on and --force starts over: give one of them.")
 
     import torch
     from accelerate import PartialState

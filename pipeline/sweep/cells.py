@@ -79,7 +79,7 @@ class Cells:
                 try:
                     cell.end(read_run(cell.path).metrics, None)
                 except TkdError as error:
-                    cell.end(None, str(error))
+                    cell.end(None, f"{error} In a sweep: remove it, and run the same again.")
         return cls(cells)
 
     def by_state(self, state: str) -> list[Cell]:
