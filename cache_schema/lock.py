@@ -29,7 +29,9 @@ def only_one(out: Path, wait_seconds: float = 0) -> Iterator[None]:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(out, error) from error
-    with hold(out.parent / f".{out.name}.lock", out, wait_seconds):
+    if not out.name:  # "/"
+        raise CacheError(f"{out}: has no name. Give another --out.")
+    with hold(out.with_name(f".{out.name}.lock"), out, wait_seconds):
         yield
 
 
