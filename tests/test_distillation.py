@@ -253,6 +253,19 @@ def test_a_class_of_ones_own_is_trained_resumed_and_read_back(caches, tmp_path):
         read_run(tmp_path / "run")
 
 
+def test_clips_that_augmentation_may_leave_too_short_and_unknown_students_are_refused_beforehand(caches, tmp_path):
+    class Long(Small):
+        name, min_frames = "long", 80
+
+    with pytest.raises(
+        TkdError, match="long needs 80 feature frames, and crop and speed may leave fewer of a clip of 99"
+    ):
+        train(caches["rollout"], TrainConfig(epochs=1), tmp_path / "run", student=Long)
+    with pytest.raises(TkdError, match=r"no such student: crnnn\. Did you mean crnn\?"):
+        train(caches["rollout"], TrainConfig("crnnn", epochs=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_processes_train_the_student_of_one(caches, tmp_path):
     """torchrun on CPUs: half of each batch each, the same updates; the first alone decides, writes and reports."""
     program = tmp_path / "two.py"

@@ -28,7 +28,7 @@ from pipeline.distill.optimisation import build_optimizer, learning_rate, moving
 from pipeline.distill.picture import attention_picture
 from pipeline.distill.run import begin_run, is_complete, read_run, write_json, write_tensors
 from pipeline.distill.score import require_heard, score, score_teacher
-from pipeline.errors import TkdError
+from pipeline.errors import TkdError, nearest
 from pipeline.lock import only_one
 from pipeline.processes import as_first_process, in_first_process
 from pipeline.progress import Progress, say
@@ -58,7 +58,8 @@ def train(
         out: The run directory.
         resume: Go on with an interrupted run.
         force: Start over.
-        memory: Bytes the cache may take in memory, see `load_splits`; no setting, because it changes no result.
+        memory: Bytes the cache may take in memory, of each process, see `load_splits`; no setting, because it changes
+            no result.
         student: A class of one's own; its name takes the place of `config.student`.
         decoded: Where `decoded_once` holds the cache for several trainings of this machine.
 
@@ -69,6 +70,8 @@ def train(
     out = out.resolve()  # "." has a name, too, and where a link leads can be made anew
     if student is not None:
         config = dataclasses.replace(config, student=student.name)
+    elif config.student not in STUDENTS:
+        raise TkdError(f"no such student: {config.student}. {nearest(config.student, STUDENTS)}")
     student = student or STUDENTS[config.student]
     splits = load_splits(
         cache,
@@ -225,6 +228,15 @@ def require_suited(cache: Cache, splits: dict[str, Split], student: type[Student
         raise TkdError(f"{name} has no attention of its own. Train it with --attention query.")
     for split in splits.values():
         require_heard(split, built)
+    # Crop leaves six tenths of a clip, speed ten elevenths of that, and neither less than 0.45 s of a longer one.
+    cut, shortest = [cut for cut in ("crop", "speed") if cut in config.augment], int(splits["train"].lengths.min())
+    features = cache.metadata["features"]
+    long = built.min_frames * features["hop_length"] > 0.45 * features["sample_rate"]
+    if cut and long and shortest * 0.6 / 1.1 < built.min_frames:
+        raise TkdError(
+            f"{cache.path}: {name} needs {built.min_frames} feature frames, and {' and '.join(cut)} may leave fewer "
+            f"of a clip of {shortest}. Give --augment without."
+        )
 
 
 def describe(cache: Cache) -> dict[str, Any]:

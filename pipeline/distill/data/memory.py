@@ -7,8 +7,8 @@ _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def default_memory() -> int:
-    """Returns half of the memory that is available now, in bytes."""
-    return available_memory() // 2
+    """Returns half of the memory that is available now, in bytes; with torchrun's other processes here, a share."""
+    return available_memory() // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def available_memory(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
