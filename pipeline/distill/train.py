@@ -23,11 +23,12 @@ from pipeline.distill.augment import Axes, augment, axes_of, check_augmentations
 from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Split, load_splits
-from pipeline.distill.distillation import Distillation, has_attention
+from pipeline.distill.distillation import Distillation
 from pipeline.distill.optimisation import build_optimizer, learning_rate, moving_average
 from pipeline.distill.picture import attention_picture
 from pipeline.distill.run import begin_run, is_complete, read_run, write_json, write_tensors
-from pipeline.distill.score import require_heard, score, score_teacher
+from pipeline.distill.score import score, score_teacher
+from pipeline.distill.suited import require_suited
 from pipeline.errors import TkdError, nearest
 from pipeline.lock import only_one
 from pipeline.processes import as_first_process, in_first_process
@@ -210,33 +211,6 @@ def _train(
     load_best(out, scored)
     in_first_process(accelerator.state, lambda: _finish(cache, config, out, scored, splits["test"], progression))
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-
-
-def require_suited(cache: Cache, splits: dict[str, Split], student: type[Student], config: TrainConfig) -> None:
-    """Checks that a student can be trained on every clip, and as the settings say.
-
-    Raises:
-        TkdError: the features do not suit it, some clips have too few frames, or its own attention is asked for and it
-            has none.
-    """
-    name = student.name
-    try:
-        built = student(len(cache.labels), cache.layout.n_features)
-    except ValueError as error:
-        raise TkdError(f"{cache.path}: its features do not suit {name}: {error} Or use another --student.") from error
-    if config.attention == "own" and not has_attention(built):
-        raise TkdError(f"{name} has no attention of its own. Train it with --attention query.")
-    for split in splits.values():
-        require_heard(split, built)
-    # Crop leaves six tenths of a clip, speed ten elevenths of that, and neither less than 0.45 s of a longer one.
-    cut, shortest = [cut for cut in ("crop", "speed") if cut in config.augment], int(splits["train"].lengths.min())
-    features = cache.metadata["features"]
-    long = built.min_frames * features["hop_length"] > 0.45 * features["sample_rate"]
-    if cut and long and shortest * 0.6 / 1.1 < built.min_frames:
-        raise TkdError(
-            f"{cache.path}: {name} needs {built.min_frames} feature frames, and {' and '.join(cut)} may leave fewer "
-            f"of a clip of {shortest}. Give --augment without."
-        )
 
 
 def describe(cache: Cache) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""Whether a student can be trained from a cache as the settings say, asked before a run is begun."""
+
+from cache_schema import Cache
+from pipeline.distill.config import TrainConfig
+from pipeline.distill.data import Split
+from pipeline.distill.distillation import has_attention
+from pipeline.distill.score import require_heard
+from pipeline.errors import TkdError
+from students import Student
+
+
+def require_suited(cache: Cache, splits: dict[str, Split], student: type[Student], config: TrainConfig) -> None:
+    """Checks that a student can be trained on every clip, and as the settings say.
+
+    Raises:
+        TkdError: the features do not suit it, some clips have too few frames, or its own attention is asked for and it
+            has none.
+    """
+    name = student.name
+    try:
+        built = student(len(cache.labels), cache.layout.n_features)
+    except ValueError as error:
+        raise TkdError(f"{cache.path}: its features do not suit {name}: {error} Or use another --student.") from error
+    if config.attention == "own" and not has_attention(built):
+        raise TkdError(f"{name} has no attention of its own. Train it with --attention query.")
+    for split in splits.values():
+        require_heard(split, built)
+    # Crop leaves six tenths of a clip, speed ten elevenths of that, and neither less than 0.45 s of a longer one.
+    cut, shortest = [cut for cut in ("crop", "speed") if cut in config.augment], int(splits["train"].lengths.min())
+    features = cache.metadata["features"]
+    long = built.min_frames * features["hop_length"] > 0.45 * features["sample_rate"]
+    if cut and long and shortest * 0.6 / 1.1 < built.min_frames:
+        raise TkdError(
+            f"{cache.path}: {name} needs {built.min_frames} feature frames, and {' and '.join(cut)} may leave fewer "
+            f"of a clip of {shortest}. Give --augment without."
+        )
