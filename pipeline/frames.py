@@ -102,10 +102,22 @@ def share_in_event(weights: Tensor, grid: FrameGrid, start: Tensor, stop: Tensor
         start: (batch,) first sample of the event; -1: unknown, or no event.
         stop: (batch,) sample after its last.
     """
-    centre = grid.offset + grid.hop_length * torch.arange(weights.shape[1], device=weights.device)
-    inside = (centre >= start[:, None]) & (centre < stop[:, None])
+    inside = in_event(grid, weights.shape[1], start, stop)
     shares = (weights * inside).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-12)
     return shares.masked_fill(start < 0, torch.nan)
+
+
+def in_event(grid: FrameGrid, n_frames: int, start: Tensor, stop: Tensor) -> Tensor:
+    """Returns which frames are centred in each clip's event, (batch, n_frames) bool; none where it is -1, unknown.
+
+    Args:
+        grid: Times of the frames.
+        n_frames: How many there are.
+        start: (batch,) first sample of the event.
+        stop: (batch,) sample after its last.
+    """
+    centre = grid.offset + grid.hop_length * torch.arange(n_frames, device=start.device)
+    return (centre >= start[:, None]) & (centre < stop[:, None])
 
 
 def without_first(weights: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Clips
 from pipeline.distill.frame_weights import FrameWeights
 from pipeline.distill.losses import combined_loss, logit_kd_loss, own_attention, student_attention, temporal_kd_loss
-from pipeline.frames import align, student_grid, teacher_grid
+from pipeline.frames import align, in_event, student_grid, teacher_grid
 from pipeline.tasks import clip_losses
 from students import Student, StudentOutput
 
@@ -75,7 +75,7 @@ class Distillation(nn.Module):
             nn.init.zeros_(self.reader.bias)
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(self, batch: Clips, progress: float = 0.0, of: int | None = None) -> Losses:
+    def forward(self, batch: Clips, progress: float = 0.0, of: float | None = None) -> Losses:
         """Returns the losses of a batch.
 
         Args:
@@ -127,8 +127,7 @@ class Distillation(nn.Module):
             equal = self._equal(weights, batch.weight_lengths)
             if kind == "uniform":
                 return equal
-            centre = self.source.offset + self.source.hop_length * torch.arange(weights.shape[1], device=weights.device)
-            inside = equal * ((centre >= batch.event_start[:, None]) & (centre < batch.event_stop[:, None]))
+            inside = equal * in_event(self.source, weights.shape[1], batch.event_start, batch.event_stop)
             return torch.where(inside.any(dim=1, keepdim=True), inside, equal)
         return weights
 
