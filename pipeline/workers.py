@@ -37,7 +37,12 @@ def connected(workers: int, scheduler: str | None, n_tasks: int, n_threads: int 
         with client:
             yield client
         return
-    settings = {"distributed.scheduler.allowed-failures": 3, "distributed.comm.timeouts.connect": "60s"}
+    settings = {
+        "distributed.scheduler.allowed-failures": 3,
+        "distributed.comm.timeouts.connect": "60s",
+        # Dask has its workers return each freed tensor to the system: a quarter of a training's time.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    }
     with (
         dask.config.set(settings),
         LocalCluster(
