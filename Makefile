@@ -20,10 +20,14 @@ TABLE_DATA = $(or $(foreach length,$(subst $(comma), ,$(LENGTHS)),$(DATASET)-$(l
 STUDENT ?= crnn
 KD_WEIGHT ?= 0.25
 SEED ?= 0
-# Of the tables: clip lengths in seconds (as 2,4,6,8; empty: the data set's own), students, and how many seeds.
+# Of the tables: clip lengths in seconds (as 2,4,6,8; empty: the data set's own), students, those of the controls, how
+# many seeds, and epochs (empty: as many as tkd train). For mini they are such that two cores take two hours.
 LENGTHS ?= $(LENGTH)
 STUDENTS ?= all
+CONTROLS ?= $(if $(filter mini,$(DATASET)),crnn$(comma)tc_resnet,$(STUDENTS))
 SEEDS ?= 3
+EPOCHS ?= $(if $(filter mini,$(DATASET)),12)
+TABLE_OPTIONS = --seeds $(SEEDS) $(if $(EPOCHS),--epochs $(EPOCHS)) $(BFLOAT16) --out runs/tables/$(DATASET)/$(DATA)
 # Mixed precision where the processor has instructions for it.
 BFLOAT16 := $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo --bfloat16)
 
@@ -63,8 +67,8 @@ train: setup $(CACHE)  ## stage two: DATASET=mini STUDENT=crnn KD_WEIGHT=0.25 SE
 	$(BIN)/tkd-train --cache $(CACHE) --student $(STUDENT) --kd-weight $(KD_WEIGHT) --seed $(SEED) $(BFLOAT16) --resume
 
 grid: setup $(CACHE)  ## one length of the tables: DATASET=mini LENGTH=8 STUDENTS=all SEEDS=3
-	$(BIN)/tkd sweep --cache $(CACHE) --students $(STUDENTS) --kd-weights 0,0.1,0.25,0.5 --seeds $(SEEDS) $(BFLOAT16) --out runs/tables/$(DATASET)/$(DATA)
-	$(BIN)/tkd sweep --cache $(CACHE) --students $(STUDENTS) --kd-weights 0.25 --frame-weights uniform,shuffled,event --seeds $(SEEDS) $(BFLOAT16) --out runs/tables/$(DATASET)/$(DATA)
+	$(BIN)/tkd sweep --cache $(CACHE) --students $(STUDENTS) --kd-weights 0,0.1,0.25,0.5 $(TABLE_OPTIONS)
+	$(BIN)/tkd sweep --cache $(CACHE) --students $(CONTROLS) --kd-weights 0.25 --frame-weights uniform,shuffled,event $(TABLE_OPTIONS)
 
 tables: setup  ## the papers' tables with controls: DATASET=mini|nscv2|fsd50k LENGTHS=2,4,6,8 STUDENTS=all SEEDS=3
 	set -e; for length in $(or $(subst $(comma), ,$(LENGTHS)),''); do $(MAKE) grid LENGTH=$$length; done
