@@ -169,6 +169,12 @@ def flatness(samples):
     return scipy.stats.gmean(power) / power.mean()
 
 
+def centroid(samples):
+    """Mean frequency of the power spectrum, Hz."""
+    frequency, power = scipy.signal.welch(samples, 16000)
+    return np.average(frequency, weights=power)
+
+
 def test_coloured_noise_falls_by_a_straight_slope_between_white_and_brown():
     slopes = []
     for seed in range(12):
@@ -186,6 +192,19 @@ def test_transients_are_rare_and_loud_and_hum_is_lines():
         assert scipy.stats.kurtosis(knocks) > 10 > scipy.stats.kurtosis(hum)
         assert np.median(np.abs(knocks)) < 0.3 * knocks.std()  # 0.67 in steady noise
         assert flatness(hum) < 0.2
+
+
+def test_other_noises_are_what_they_are_called():
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        rain, wind, melody, alarm = (make(rng, 160000) for make in (noise.rain, noise.wind, noise.melody, noise.alarm))
+        assert scipy.stats.kurtosis(rain) > 3 and np.isfinite([rain, wind, melody, alarm]).all()
+        level = [np.sqrt(np.mean(part**2)) for part in np.split(wind, 40)]
+        assert max(level) > 2 * min(level) > 0  # gusts
+        assert centroid(wind) < 1600 < 3000 < centroid(rain)
+        assert flatness(melody) < 0.05  # lines
+        *_, power = scipy.signal.spectrogram(alarm, 16000, nperseg=512)
+        assert np.percentile(scipy.stats.gmean(power) / power.mean(axis=0), 25) < 0.1  # while it sounds, a tone
 
 
 def test_babble_is_several_voices_saying_no_word():

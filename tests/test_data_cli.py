@@ -67,7 +67,7 @@ def test_own_recordings(tmp_path):
         (("mini", "--seed", "0"), "--seed does not go with mini, which takes --length"),
         (
             ("synth", "--root", "x"),
-            "--root does not go with synth, which takes --words, --clips, --length, --snr, --seed",
+            "--root does not go with synth, which takes --words, --clips, --length, --snr, --noise-kinds, --seed",
         ),
         (("synth", "--strict"), "--strict does not go with synth"),
         (("folder", "--root", "x", "--words", ""), "--words does not go with folder"),

@@ -15,7 +15,7 @@ from pipeline.data.manifest import SPLITS, read_manifest
 from pipeline.data.prepare import prepare
 from pipeline.data.spoken import espeak
 from pipeline.data.spoken.speech import slug, voices_by_split
-from pipeline.data.spoken.synth import MINI, OTHER_WORDS, WORDS, SynthConfig, make_synth
+from pipeline.data.spoken.synth import MINI, OTHER_WORDS, WORDS, SynthConfig, make_synth, mini
 from pipeline.errors import TkdError
 
 SMALL = SynthConfig(clips=(24, 12, 12), length_seconds=2.5, noise_recordings=(1, 1, 1), seed=5)
@@ -157,15 +157,34 @@ def test_silence_and_unknown_are_each_a_tenth_of_the_words_rounded_up(tmp_path):
 
 
 def test_mini_is_the_fixed_recipe():
-    mini = SynthConfig(
+    fixed = SynthConfig(
         "mini",
         ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"),
         (4000, 600, 600),
         4.0,
         (0.0, 15.0),
     )
-    assert mini == MINI
+    assert fixed == MINI
     assert MINI.recipe()["kind"] == "synth" and MINI.seed == 0 and MINI.noise_recordings == (10, 4, 4)
+
+
+def test_other_noise_leaves_words_places_and_loudness_as_they_were(tmp_path):
+    config = mini(noise_kinds=("rain", "alarm"))
+    assert config.name == "mini-rain-alarm" and config.recipe()["noise_kinds"] == ("rain", "alarm")
+    assert "noise_kinds" not in MINI.recipe() and mini() == MINI  # data sets made before there was a choice
+    there = make(tmp_path, clips=(12, 12, 12), noise_kinds=("rain", "alarm"))
+    noises = {Path(clip.noise_file).stem.split("_")[0] for clip in there.clips}
+    assert noises == {"rain", "alarm"}
+    usual = make(tmp_path / "usual", clips=(12, 12, 12), noise_kinds=("hum", "coloured"))
+    for mine, theirs in zip(there.clips, usual.clips, strict=True):
+        same = ("clip_id", "speech_file", "labels", "snr_db", "event_start", "event_stop")
+        assert all(getattr(mine, name) == getattr(theirs, name) for name in same)
+
+
+@pytest.mark.parametrize("kinds", [("drizzle",), (), ("rain", "rain"), ("",)])
+def test_noise_that_there_is_not_is_refused(kinds):
+    with pytest.raises(TkdError, match=r"no such noise: (drizzle|an empty name).*rain|none, or one stands twice"):
+        SynthConfig(noise_kinds=kinds)
 
 
 def test_words_of_any_script_with_spaces_and_out_of_the_unknown_pool(tmp_path):

@@ -146,6 +146,41 @@ def test_published_numbers_stand_beside_the_same_data_set_only(tmp_path):
     assert cells(tmp_path / "out")["", "rollout", "0.25"]["published"] == "0.8946"
 
 
+def test_runs_are_scored_on_other_caches_as_tkd_evaluate_scores_them(cache, tmp_path):
+    there = make_cache(tmp_path / "there.zarr", n_test=33, dataset="there")
+    other = make_cache(tmp_path / "other.zarr", labels=("a", "b"))
+    for weight, validation in ((0.0, 0.3), (0.1, 0.9), (0.5, 0.4)):
+        for seed in range(2):
+            chosen = {"kd_weight": weight, "seed": seed, "validation": validation}
+            make_run(tmp_path / "runs" / f"{weight}-{seed}", cache, 0.5, **chosen)
+    arguments = ["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    for also in (there, other, cache):
+        arguments += ["--test-on", also.location]
+    result = CliRunner().invoke(tkd, arguments)
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open(encoding="utf-8")))
+    found = {row["kd_weight"]: row for row in rows if row["dataset"] == "there"}
+    assert len(found) == 3 and len(rows) == 6  # nothing of other, and home once
+    for weight, row in found.items():
+        scores = []
+        for seed in ("0", "1"):
+            run = str(tmp_path / "runs" / f"{float(weight)}-{seed}")
+            said = CliRunner().invoke(tkd, ["evaluate", run, "--cache", there.location, "--json"]).stdout
+            scores.append(json.loads(said)["value"])
+        assert float(row["test"]) == pytest.approx(np.mean(scores))
+        assert row["settings"] == "trained on planted, 1 s" and row["chosen_on_validation"] == str(int(weight == "0.1"))
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "## there, trained on planted, 1 s" in text
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "On other recordings" in page and "Not scored on planted: " in page and "Give a cache like its own." in page
+
+
+def test_published_numbers_do_not_stand_beside_students_trained_elsewhere(tmp_path):
+    cache = make_cache(tmp_path / "c.zarr", 4890, dataset="nscv2", labels=tuple("abcdefghijkl"), length_seconds=4.0)
+    assert published("nscv2", Evidence("id", cache))
+    assert published("nscv2", Evidence("id", cache, trained_from=False)) is None
+
+
 def test_each_map_is_measured_as_planted(cache):
     """Layer 1, head 2 has all its weight in the event; equal weights have the event's share of the frames there."""
     evidence = Evidence("id", cache)

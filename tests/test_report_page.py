@@ -162,6 +162,16 @@ def test_lengths_and_shares_of_the_data_are_drawn_where_there_are_several(tmp_pa
     assert text.count("accuracy, % against share of the training clips") == 2  # a length each
 
 
+def test_shares_of_the_data_that_hear_as_many_clips_are_drawn_together(cache, tmp_path):
+    for fraction, epochs in ((0.1, 40), (0.3, 13), (1.0, 4), (0.5, 4)):
+        settings = {"fraction": fraction, "epochs": epochs}
+        make_run(tmp_path / "runs" / f"{fraction}", cache, 0.5, parts=(), kd_weight=0.0, **settings)
+    report([tmp_path / "runs"], tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    drawn = re.findall(r"accuracy, % against share of the training clips", text)
+    assert len(drawn) == 2  # 10, 30 and 100 %, and of as many epochs 50 and 100 %
+
+
 def test_a_page_of_120_runs_is_small(cache, recordings, tmp_path):
     for weight in range(40):
         for seed in range(3):

@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from pipeline.data.manifest import Manifest
 
 
-def _mini(out: Path, force: bool, length) -> "Manifest":
+def _mini(out: Path, force: bool, length, noise_kinds) -> "Manifest":
     from pipeline.data.spoken.synth import mini
 
-    return _make_synth(out, checked(mini, **_given({"length_seconds": length})), force)
+    chosen = {"length_seconds": length, "noise_kinds": _names(noise_kinds)}
+    return _make_synth(out, checked(mini, **_given(chosen)), force)
 
 
-def _synth(out: Path, force: bool, words, clips, length, snr, seed) -> "Manifest":
+def _synth(out: Path, force: bool, words, clips, length, snr, noise_kinds, seed) -> "Manifest":
     from pipeline.data.spoken.synth import SynthConfig
 
-    split_words = None if words is None else tuple(word.strip() for word in words.split(","))
-    chosen = {"words": split_words, "clips": clips, "length_seconds": length, "snr_db": snr, "seed": seed}
+    chosen = {"words": _names(words), "clips": clips, "length_seconds": length, "snr_db": snr, "seed": seed}
+    chosen["noise_kinds"] = _names(noise_kinds)
     return _make_synth(out, checked(SynthConfig, **_given(chosen)), force)
 
 
@@ -101,8 +102,8 @@ def _fsd50k(out: Path, force: bool, root, max_length, strict) -> "Manifest":
 
 # What makes each dataset, and the options it takes beside --out and --force.
 DATASETS: dict[str, tuple[Callable[..., "Manifest"], tuple[str, ...]]] = {
-    "mini": (_mini, ("length",)),
-    "synth": (_synth, ("words", "clips", "length", "snr", "seed")),
+    "mini": (_mini, ("length", "noise_kinds")),
+    "synth": (_synth, ("words", "clips", "length", "snr", "noise_kinds", "seed")),
     "speech_commands": (_speech_commands, ("root", "version", "labels", "seed", "strict")),
     "nscv2": (_nscv2, ("root", "length", "snr", "noise", "seed", "strict")),
     "fsd50k": (_fsd50k, ("root", "max_length", "strict")),
@@ -139,6 +140,11 @@ def data() -> None:
 )
 @click.option(
     "--noise", type=click.Path(path_type=Path), help="nscv2: a folder of noise. [Speech Commands' background noise]"
+)
+@click.option(
+    "--noise-kinds",
+    metavar="NAMES",
+    help="mini, synth: of coloured, babble, transients, hum (these four usually), rain, wind, melody, alarm.",
 )
 @click.option("--seed", type=int, default=0, help="Everything random is drawn from it.")
 @click.option("--strict", is_flag=True, help="Stop if a recording cannot be used, instead of leaving it out.")
@@ -180,6 +186,10 @@ def prepare_command(context, name, out, force, **options) -> None:
 def _given(chosen: dict) -> dict:
     """Returns the settings given; the others have their defaults in the config."""
     return {setting: value for setting, value in chosen.items() if value is not None}
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(","))
 
 
 def _text(path: Path | None) -> str | None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.options import Location
+
 
 @click.command("report")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -13,7 +15,14 @@ import click
     type=click.Path(path_type=Path),
     help="The prepared data set behind the runs' cache: to hear the clips, and for accuracy by SNR.",
 )
-def report_command(runs, out, data) -> None:
+@click.option(
+    "--test-on",
+    "others",
+    type=Location(),
+    multiple=True,
+    help="Another cache of the same labels: the runs are scored on its test split, too. Can be given several times.",
+)
+def report_command(runs, out, data, others) -> None:
     """Print the table of RUNS (run directories, or folders of them); write tables and a page of figures.
 
     index.html needs no other file and no network. table.md and runs.csv have a row a run; results.md, .csv and .tex are
@@ -23,13 +32,16 @@ def report_command(runs, out, data) -> None:
     \b
     Example:
       tkd report runs --data data/mini --out report
+      tkd report runs --test-on caches/mini-rain.zarr --out report
     """
     import torch
 
+    from cache_schema import open_cache
     from pipeline.report.folder import report
 
     torch.set_num_threads(1)  # clips one at a time, through networks so small that threads wait for each other
-    for line in report(list(runs), out or runs[0], _recordings(data) if data else None):
+    caches = [open_cache(other) for other in others]
+    for line in report(list(runs), out or runs[0], _recordings(data) if data else None, caches):
         click.echo(line)
 
 

@@ -1,12 +1,14 @@
 """A report: tables, their data, the page, and a figure where its library is at hand."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from cache_schema import CacheError
+from cache_schema import Cache, CacheError
 from pipeline.errors import TkdError
 from pipeline.report.drawing.markup import GENERATOR
 from pipeline.report.examples import Recordings
+from pipeline.report.numbers.elsewhere import score_elsewhere
 from pipeline.report.numbers.evidence import Evidence, find_evidence
 from pipeline.report.numbers.records import Record, read_records
 from pipeline.report.numbers.results import Results, results_of
@@ -19,7 +21,9 @@ from pipeline.report.text.verdict import verdict
 _MOST_LINES = 8  # in the figure; more cannot be told apart
 
 
-def report(paths: list[Path], out: Path, recordings: Recordings | None = None) -> list[str]:
+def report(
+    paths: list[Path], out: Path, recordings: Recordings | None = None, others: Sequence[Cache] = ()
+) -> list[str]:
     """Writes a report into the folder `out` and returns the lines to show.
 
     table.md: each run; results.md, .csv, .tex: students x kd weights over seeds, a table for each cache and choice of
@@ -30,6 +34,7 @@ def report(paths: list[Path], out: Path, recordings: Recordings | None = None) -
         paths: Runs, or folders of them.
         out: Made where it is not there.
         recordings: The prepared data set the first cache was made of.
+        others: Caches whose test splits the runs are scored on, too.
 
     Raises:
         TkdError: no complete runs, or something else in the way.
@@ -39,6 +44,12 @@ def report(paths: list[Path], out: Path, recordings: Recordings | None = None) -
     evidence = find_evidence(records)
     tables, repeated = results_of(records, evidence)
     remarks += repeated
+    elsewhere: list[Results] = []
+    for cache in others:
+        found, unsuited = score_elsewhere(tables, cache)
+        elsewhere += found
+        remarks += unsuited
+    whole = [*tables, *elsewhere]
     out.mkdir(parents=True, exist_ok=True)
     by_cache: dict[str, list[Record]] = {}
     for record in records:
@@ -46,17 +57,17 @@ def report(paths: list[Path], out: Path, recordings: Recordings | None = None) -
     text = "\n\n".join(f"{table(group)}\n\n{footnotes(group)}" for group in by_cache.values())
     files = {
         "table.md": (text + "\n", "each run"),
-        "results.md": ("\n\n".join(map(markdown, tables)) + "\n", "students x kd weights, mean and spread over seeds"),
-        "results.tex": ("\n\n".join(map(latex, tables)) + "\n", "the same for LaTeX (booktabs)"),
-        "results.csv": (cells_csv(tables), "the same, a row a cell"),
+        "results.md": ("\n\n".join(map(markdown, whole)) + "\n", "students x kd weights, mean and spread over seeds"),
+        "results.tex": ("\n\n".join(map(latex, whole)) + "\n", "the same for LaTeX (booktabs)"),
+        "results.csv": (cells_csv(whole), "the same, a row a cell"),
         "runs.csv": (runs_csv(records), "a row a run, with its settings"),
-        "index.html": (index_page(records, tables, recordings, remarks), "the page: open it in a browser"),
+        "index.html": (index_page(records, tables, elsewhere, recordings, remarks), "the page: open it in a browser"),
     }
     for name, (content, _) in files.items():
         partial = out / f"{name}.{os.getpid()}.partial"
         partial.write_bytes(content.encode("utf-8", "backslashreplace"))  # file names may be bytes
         os.replace(partial, out / name)
-    said = [f"{results.title}: {' '.join(verdict(results))}" for results in tables if results.differences]
+    said = [f"{results.title}: {' '.join(verdict(results))}" for results in whole if results.differences]
     lines = [text, "", *said, "", *(f"{out / name}: {what}" for name, (_, what) in files.items()), *remarks]
     return [*lines, _figure(tables, by_cache, evidence, out / "attention.png")]
 

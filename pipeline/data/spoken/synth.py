@@ -20,10 +20,20 @@ from pipeline.data.mixing import LONGEST, MixRecipe, NoiseRegion, check_snr, mix
 from pipeline.data.published.speech_commands import OTHER_WORDS, WORDS
 from pipeline.data.spoken import noise
 from pipeline.data.spoken.speech import Spoken, plan_speech, render_speech, say, slug, voices_by_split, write_noise
-from pipeline.errors import TkdError
+from pipeline.errors import TkdError, nearest
 from pipeline.progress import Progress, track
 
-NOISE_KINDS = ("coloured", "babble", "transients", "hum")
+NOISE_KINDS = ("coloured", "babble", "transients", "hum")  # usually
+_MADE = {
+    "coloured": noise.coloured,
+    "transients": noise.transients,
+    "hum": noise.hum,
+    "rain": noise.rain,
+    "wind": noise.wind,
+    "melody": noise.melody,
+    "alarm": noise.alarm,
+}
+ALL_NOISE_KINDS = ("babble", *_MADE)
 NOISE_SECONDS = 30
 MOST_CLIPS = 1_000_000  # a split
 
@@ -43,6 +53,7 @@ class SynthConfig:
     length_seconds: float = 4.0
     snr_db: tuple[float, float] = (0.0, 15.0)
     noise_recordings: tuple[int, int, int] = (10, 4, 4)  # of each kind, in train, validation and test
+    noise_kinds: tuple[str, ...] = NOISE_KINDS
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,25 +76,37 @@ class SynthConfig:
             raise TkdError(
                 f"clips {self.clips}: {len(self.words)} words need {smallest} to {MOST_CLIPS} in each split."
             )
+        for kind in self.noise_kinds:
+            if kind not in ALL_NOISE_KINDS:
+                raise TkdError(f"no such noise: {kind or 'an empty name'}. {nearest(kind, ALL_NOISE_KINDS)}")
+        if len(set(self.noise_kinds)) < max(1, len(self.noise_kinds)):
+            raise TkdError(f"noise kinds {', '.join(self.noise_kinds)!r}: none, or one stands twice. Name each once.")
         if self.seed < 0:
             raise TkdError(f"seed {self.seed} is negative. Use 0 or more.")
 
     def recipe(self) -> dict:
         """Returns what `dataset.json` says of how the clips were made."""
-        return {"kind": "synth", **dataclasses.asdict(self)}
+        recipe = {"kind": "synth", **dataclasses.asdict(self)}
+        if self.noise_kinds == NOISE_KINDS:
+            del recipe["noise_kinds"]  # as before there was a choice: a data set made then is the same
+        return recipe
 
 
 MINI = SynthConfig(name="mini")
 
 
-def mini(length_seconds: float = MINI.length_seconds) -> SynthConfig:
-    """Returns the recipe of `mini`: the words and noises are the same at any length, and only the length can be chosen.
+def mini(length_seconds: float = MINI.length_seconds, noise_kinds: tuple[str, ...] = MINI.noise_kinds) -> SynthConfig:
+    """Returns the recipe of `mini`: the words are the same at any length and in any noise, and nothing else is chosen.
 
     Raises:
-        TkdError: the length is not from 2 s to the longest there is.
+        TkdError: the length is not from 2 s to the longest there is, or no such noise.
     """
-    name = MINI.name if length_seconds == MINI.length_seconds else f"{MINI.name}-{length_seconds:g}s"
-    return dataclasses.replace(MINI, name=name, length_seconds=length_seconds)
+    name = MINI.name
+    if length_seconds != MINI.length_seconds:
+        name += f"-{length_seconds:g}s"
+    if noise_kinds != MINI.noise_kinds:
+        name += "-" + "-".join(noise_kinds)
+    return dataclasses.replace(MINI, name=name, length_seconds=length_seconds, noise_kinds=noise_kinds)
 
 
 def make_synth(root: Path, config: SynthConfig, n_workers: int) -> tuple[DatasetInfo, list[Clip]]:
@@ -109,7 +132,7 @@ def make_synth(root: Path, config: SynthConfig, n_workers: int) -> tuple[Dataset
 
     noises: dict[str, list[NoiseRegion]] = {split: [] for split in SPLITS}
     n_recordings = dict(zip(SPLITS, config.noise_recordings, strict=True))
-    jobs = [(split, kind, i) for split in SPLITS for kind in NOISE_KINDS for i in range(n_recordings[split])]
+    jobs = [(split, kind, i) for split in SPLITS for kind in config.noise_kinds for i in range(n_recordings[split])]
     for split, kind, index in track(jobs, "making noise", len(jobs), "recordings"):
         file = f"noise/{split}/{kind}_{index:02d}.flac"
         noises[split].append(NoiseRegion(file))
@@ -157,7 +180,7 @@ def _make_noise(kind: str, seed: list[int], voices: list[str]) -> np.ndarray:
     rng, n_samples = np.random.default_rng(seed), NOISE_SECONDS * SAMPLE_RATE
     if kind == "babble":
         return noise.babble(rng, n_samples, voices, say)
-    return {"coloured": noise.coloured, "transients": noise.transients, "hum": noise.hum}[kind](rng, n_samples)
+    return _MADE[kind](rng, n_samples)
 
 
 def _describe(root: Path, config: SynthConfig) -> DatasetInfo:

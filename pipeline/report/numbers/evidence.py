@@ -19,11 +19,13 @@ class Evidence:
         cache_id: As the runs note it.
         cache: None where it is not at hand.
         remarks: Why something is missing; added to while a report is made.
+        trained_from: False where the runs were only scored on it.
     """
 
     cache_id: str
     cache: Cache | None
     remarks: list[str] = field(default_factory=list)
+    trained_from: bool = True
 
     @property
     def task(self) -> str:

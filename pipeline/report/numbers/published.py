@@ -65,9 +65,9 @@ def published(dataset: str, evidence: Evidence) -> tuple[float, dict[str, dict[f
     """Returns the paper's scores on the data set of a cache: the teacher's, and each student's by kd_weight; else None.
 
     The same data set is one of that name, task and test split, and for nscv2 of a clip length that the paper has. A
-    cache that is not at hand is not known to be the same.
+    cache that is not at hand is not known to be the same, and the paper has no scores of students trained elsewhere.
     """
-    if evidence.cache is None:
+    if evidence.cache is None or not evidence.trained_from:
         return None
     size = (len(evidence.rows), len(evidence.cache.labels))
     if dataset == "fsd50k" and size == (_FSD50K_TEST, 200):

@@ -71,18 +71,21 @@ def _recipe(results: Results) -> str:
 def by_fraction(tables: list[Results]) -> Section:
     """Returns scores against the share of the training clips, where it was varied."""
 
-    def others(results: Results) -> tuple:
+    def same_epochs(results: Results) -> tuple:
         rest = {name: value for name, value in results.settings.items() if name != "fraction"}
         return results.evidence.cache_id, key_of(rest)
 
-    return _against(
-        "fractions",
-        "Score against the share of the training clips",
-        "share of the training clips",
-        tables,
-        lambda results: results.settings.get("fraction"),
-        others,
-    )
+    def same_clips_heard(results: Results) -> tuple:
+        rest = {name: value for name, value in results.settings.items() if name not in ("fraction", "epochs")}
+        return results.evidence.cache_id, round(results.settings["epochs"] * results.settings["fraction"]), key_of(rest)
+
+    stated = [it for it in tables if {"fraction", "epochs"} <= it.settings.keys()]
+    title, x_label = "Score against the share of the training clips", "share of the training clips"
+    parts = [
+        _against("fractions", title, x_label, stated, lambda results: results.settings["fraction"], same).content
+        for same in (same_epochs, same_clips_heard)
+    ]
+    return Section("fractions", title, [part for part in parts if part])
 
 
 def _against(name: str, title: str, x_label: str, tables: list[Results], x_of, same_of) -> Section:

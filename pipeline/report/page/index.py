@@ -11,7 +11,7 @@ from pipeline.report.page.clips import overlays
 from pipeline.report.page.curves import by_fraction, by_length, costs, learning_curves
 from pipeline.report.page.errors import by_noise, confusions
 from pipeline.report.page.look import SCRIPT, STYLE
-from pipeline.report.page.scores import score_tables, summary
+from pipeline.report.page.scores import elsewhere, score_tables, summary
 from pipeline.report.page.section import Section
 from pipeline.report.text.provenance import train_command
 from pipeline.report.text.words import score, student_name
@@ -19,19 +19,25 @@ from students import STUDENTS
 
 
 def index_page(
-    records: list[Record], tables: list[Results], recordings: Recordings | None, remarks: Sequence[str]
+    records: list[Record],
+    tables: list[Results],
+    elsewhere_tables: list[Results],
+    recordings: Recordings | None,
+    remarks: Sequence[str],
 ) -> Markup:
     """Returns the page.
 
     Args:
         records: All runs.
         tables: What they come to.
+        elsewhere_tables: What they come to on other caches.
         recordings: The prepared data set, for sound and SNR; None where it is not given.
         remarks: What was left out so far, and why.
     """
     sections = [
         summary(tables),
         score_tables(tables),
+        elsewhere(elsewhere_tables, len(tables) + 1),
         learning_curves(tables),
         by_length(tables),
         by_fraction(tables),

@@ -12,7 +12,26 @@ from pipeline.report.text.words import cell_text, difference_text, score, studen
 
 def summary(tables: list[Results]) -> Section:
     """Returns the verdicts."""
-    content = [
+    return Section("summary", "What the numbers say", _verdicts(tables))
+
+
+def elsewhere(tables: list[Results], first: int) -> Section:
+    """Returns verdicts and tables on test splits of other caches than the runs were trained from.
+
+    Args:
+        tables: Of these scores.
+        first: Number of the first.
+    """
+    said = (
+        "Students scored on clips of another data set than they were trained on; the weight is the one chosen at home."
+    )
+    scores = [_score_table(number, it) for number, it in enumerate(tables, first)]
+    content = [element("p", said), _verdicts(tables), scores] if tables else []
+    return Section("elsewhere", "On other recordings", content)
+
+
+def _verdicts(tables: list[Results]) -> Content:
+    return [
         element(
             "div",
             element("h3", results.title),
@@ -21,7 +40,6 @@ def summary(tables: list[Results]) -> Section:
         )
         for results in tables
     ]
-    return Section("summary", "What the numbers say", content)
 
 
 def score_tables(tables: list[Results]) -> Section:
