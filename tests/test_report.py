@@ -212,6 +212,22 @@ def test_the_command_of_a_run_asks_for_its_settings(settings):
     assert str(context.params["cache_path"]) == "a b.zarr" and str(context.params["out"]) == "runs/ü"
 
 
+def test_places_are_given_as_they_are_typed_where_the_report_is_made(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = {"student": "crnn", "kd_weight": 0.25, "seed": 0, "cache": str(tmp_path / "caches" / "mini.zarr")}
+    command = train_command(config, str(tmp_path / "runs" / "a"))
+    assert "--cache caches/mini.zarr" in command and "--out runs/a" in command
+    assert "--cache https://example.org/a.zarr" in train_command(
+        {**config, "cache": "https://example.org/a.zarr"}, "/b"
+    )
+    make_run(tmp_path / "runs" / "a", cache, 0.5)
+    report([tmp_path / "runs"], tmp_path / "out")
+    assert str(tmp_path) not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8").replace(
+        cache.location, ""
+    )
+    assert "\nruns/a,planted," in (tmp_path / "out" / "runs.csv").read_text(encoding="utf-8")
+
+
 def test_settings_that_are_no_more_and_those_not_stated_are_said_behind_the_command():
     stored = json.loads(json.dumps(dataclasses.asdict(TrainConfig()))) | {"magic": 3}
     assert train_command(stored, "r").endswith("--out r  # magic=3")

@@ -13,7 +13,7 @@ from pipeline.report.page.errors import by_noise, confusions
 from pipeline.report.page.look import SCRIPT, STYLE
 from pipeline.report.page.scores import elsewhere, score_tables, summary
 from pipeline.report.page.section import Section
-from pipeline.report.text.provenance import train_command
+from pipeline.report.text.provenance import place, train_command
 from pipeline.report.text.words import score, student_name
 from students import STUDENTS
 
@@ -136,7 +136,8 @@ def _caches(records: list[Record]) -> list[str]:
 
 def _dataset(records: list[Record], cache_id: str) -> str:
     run = next(record for record in records if record.metrics["cache_id"] == cache_id)
-    return f"{run.metrics['dataset']}, teacher {run.metrics['teacher']['name']}, trained from {run.config.get('cache')}"
+    dataset, teacher, cache = run.metrics["dataset"], run.metrics["teacher"]["name"], str(run.config.get("cache"))
+    return f"{dataset}, teacher {teacher}, trained from {place(cache)}"
 
 
 def _count(n: int, what: str) -> str:

@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from pipeline.distill.config import TrainConfig
@@ -12,13 +13,15 @@ _ALWAYS = ("student", "kd_weight", "seed")
 def train_command(config: dict[str, Any], out: str) -> str:
     """Returns the `tkd train` of a run's config.json: the settings that are not today's defaults.
 
-    A comment behind it names settings that there are no more, and those that an earlier version did not state.
+    Places below the working directory are given from there, so that a page can be passed on and its commands typed
+    in a tree of the same layout. A comment behind it names settings that there are no more, and those that an earlier
+    version did not state.
 
     Args:
         config: The content of config.json.
         out: Run directory.
     """
-    words, gone = ["tkd", "train", "--cache", str(config.get("cache", "CACHE"))], []
+    words, gone = ["tkd", "train", "--cache", place(str(config.get("cache", "CACHE")))], []
     known = {field.name: field.default for field in fields(TrainConfig)}
     for name, value in config.items():
         if name in ("cache", "cache_id", "labels", "features"):
@@ -30,8 +33,14 @@ def train_command(config: dict[str, Any], out: str) -> str:
     unstated = [name for name in known if name not in config]
     if unstated:
         gone.append(f"not stated: {', '.join(unstated)}")
-    command = shlex.join([*words, "--out", out])
+    command = shlex.join([*words, "--out", place(out)])
     return f"{command}  # {'; '.join(gone)}" if gone else command
+
+
+def place(path: str) -> str:
+    """Returns a path as it is typed in the working directory; a URL, and what is not below it, as it is."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if "://" not in path and Path(path).is_relative_to(here) else path
 
 
 def _option(name: str, value: Any) -> list[str]:

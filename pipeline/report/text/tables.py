@@ -8,6 +8,7 @@ from pipeline.report.numbers.published import NSCV2_NOTE, SOURCE, published
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.results import VANILLA, Column, Results
 from pipeline.report.numbers.settings import in_words, settings_of
+from pipeline.report.text.provenance import place
 from pipeline.report.text.verdict import verdict
 from pipeline.report.text.words import cell_text, difference_text, methods, score, seeds_text, student_name, unit
 
@@ -108,7 +109,11 @@ def runs_csv(records: list[Record]) -> str:
     """Returns one row a run, with all of its settings."""
     rows = []
     for record in records:
-        row = {"run": record.path, "dataset": record.metrics["dataset"], "cache_id": record.metrics["cache_id"]}
+        row = {
+            "run": place(str(record.path)),
+            "dataset": record.metrics["dataset"],
+            "cache_id": record.metrics["cache_id"],
+        }
         row |= {"student": record.student, "kd_weight": record.kd_weight, "frame_weights": record.frame_weights}
         row |= {"seed": record.seed, "metric": record.metrics["metric"]}
         row |= {name: record.metrics[name] for name in ("validation", "test", "best_epoch", "n_params", "seconds")}
