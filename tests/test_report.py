@@ -149,12 +149,13 @@ def test_published_numbers_stand_beside_the_same_data_set_only(tmp_path):
 def test_runs_are_scored_on_other_caches_as_tkd_evaluate_scores_them(cache, tmp_path):
     there = make_cache(tmp_path / "there.zarr", n_test=33, dataset="there")
     other = make_cache(tmp_path / "other.zarr", labels=("a", "b"))
+    several = make_cache(tmp_path / "several.zarr", task="multi_label")
     for weight, validation in ((0.0, 0.3), (0.1, 0.9), (0.5, 0.4)):
         for seed in range(2):
             chosen = {"kd_weight": weight, "seed": seed, "validation": validation}
             make_run(tmp_path / "runs" / f"{weight}-{seed}", cache, 0.5, **chosen)
     arguments = ["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    for also in (there, other, cache):
+    for also in (there, other, several, cache):
         arguments += ["--test-on", also.location]
     result = CliRunner().invoke(tkd, arguments)
     assert result.exit_code == 0, result.output
@@ -173,6 +174,7 @@ def test_runs_are_scored_on_other_caches_as_tkd_evaluate_scores_them(cache, tmp_
     assert "## there, trained on planted, 1 s" in text
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "On other recordings" in page and "Not scored on planted: " in page and "Give a cache like its own." in page
+    assert "trained for accuracy; " in page and "several.zarr is multi_label, scored by mAP." in page
 
 
 def test_published_numbers_do_not_stand_beside_students_trained_elsewhere(tmp_path):

@@ -173,6 +173,7 @@ def test_a_folder_of_another_cache_or_of_something_else_is_refused_before_anythi
         (("--augment", "gian"), 2, "augmentation gian: not known. Did you mean gain?"),
         (("--kd-weights", "0,0.6", "--logit-kd", "0.5"), 2, "kd_weight 0.6 + logit_kd 0.5"),
         (("--kd-weights", "0,0.1", "--logit-kd", "0.8", "--scheduler", "x"), 1, "x: no scheduler answers"),
+        (("--seeds", "1234"), 2, "1234 seeds are more than 100. For seed 1234 alone give 1234,"),
         (("--seeds", "a"), 2, "neither a number of seeds"),
         (("--kd-weights", "0,1.5"), 2, "kd_weight 1.5"),
         (("--kd-weights", "much"), 2, "'much' is not"),

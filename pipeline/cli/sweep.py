@@ -12,6 +12,8 @@ from pipeline.distill.config import TrainConfig
 from pipeline.errors import TkdError, nearest
 from pipeline.sweep.config import SweepConfig, Workers
 
+_MOST_SEEDS = 100
+
 
 class _Students(click.ParamType):
     """Names of students with commas between; all: the paper's five; every: all there are."""
@@ -41,7 +43,11 @@ class _Seeds(click.ParamType):
             numbers = tuple(int(part) for part in value.split(",") if part.strip())
         except ValueError:
             self.fail(f"{value!r} is neither a number of seeds, as in 3, nor their list, as in 0,1,2", param, ctx)
-        return numbers if "," in value or not numbers else tuple(range(*numbers))
+        if "," in value or not numbers:
+            return numbers
+        if numbers[0] > _MOST_SEEDS:
+            self.fail(f"{value} seeds are more than {_MOST_SEEDS}. For seed {value} alone give {value},", param, ctx)
+        return tuple(range(*numbers))
 
 
 class _FrameWeights(click.ParamType):

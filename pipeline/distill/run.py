@@ -20,6 +20,7 @@ from cache_schema import Cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.distillation import Distillation
 from pipeline.errors import TkdError
+from pipeline.tasks import METRICS
 from students import STUDENTS, Student
 
 
@@ -38,7 +39,7 @@ class Run:
         """Returns the student as it can be scored on a cache, in eval mode.
 
         Raises:
-            TkdError: it was trained for other labels or on other features, or its query is missing.
+            TkdError: it was trained for other labels or another task or on other features, or its query is missing.
         """
         for what in ("labels", "features"):
             trained, given = self.config[what], cache.labels if what == "labels" else cache.metadata["features"]
@@ -46,6 +47,12 @@ class Run:
                 raise TkdError(
                     f"{self.path}: trained with {what} {trained}; {cache.path} has {given}. Give a cache like its own."
                 )
+        metric = self.metrics.get("metric")
+        if metric != METRICS[cache.task]:
+            raise TkdError(
+                f"{self.path}: trained for {metric}; {cache.path} is {cache.task}, scored by {METRICS[cache.task]}. "
+                "Give a cache like its own."
+            )
         settings = {key: value for key, value in self.config.items() if key in TrainConfig.__dataclass_fields__}
         config = TrainConfig(**settings | {"frame_weights": "rollout", "augment": ()})  # what scoring asks for
         distillation = Distillation(self.student, config, cache)
