@@ -19,6 +19,7 @@ from pipeline.distill.config import TrainConfig
 from pipeline.distill.train import train
 from pipeline.errors import TkdError
 from pipeline.report.folder import report
+from pipeline.report.numbers.elsewhere import EvidenceElsewhere
 from pipeline.report.numbers.evidence import Evidence
 from pipeline.report.numbers.maps import read_maps
 from pipeline.report.numbers.published import FSD50K, NSCV2, published
@@ -180,7 +181,7 @@ def test_runs_are_scored_on_other_caches_as_tkd_evaluate_scores_them(cache, tmp_
 def test_published_numbers_do_not_stand_beside_students_trained_elsewhere(tmp_path):
     cache = make_cache(tmp_path / "c.zarr", 4890, dataset="nscv2", labels=tuple("abcdefghijkl"), length_seconds=4.0)
     assert published("nscv2", Evidence("id", cache))
-    assert published("nscv2", Evidence("id", cache, trained_from=False)) is None
+    assert published("nscv2", EvidenceElsewhere("id", cache)) is None
 
 
 def test_each_map_is_measured_as_planted(cache):

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class EvidenceElsewhere(Evidence):
     """
 
     outputs: dict[Path, np.ndarray] = field(default_factory=dict)
+    trained_from: ClassVar[bool] = False
 
     def logits(self, record: Record) -> np.ndarray | None:
         """Returns a run's logits on the test split, (n_test, n_classes)."""
@@ -42,7 +43,7 @@ def score_elsewhere(tables: list[Results], cache: Cache) -> tuple[list[Results],
         tables: Of the runs, on the caches they were trained from.
         cache: Another, of the same labels and features.
     """
-    evidence = EvidenceElsewhere(cache.metadata["cache_id"], cache, trained_from=False)
+    evidence = EvidenceElsewhere(cache.metadata["cache_id"], cache)
     splits: dict[bool, tuple[Split, dict[str, Any]]] = {}
     records = {run.path: run for results in tables for cell in results.cells.values() for run in cell.runs}
     records = {path: run for path, run in records.items() if run.metrics["cache_id"] != evidence.cache_id}

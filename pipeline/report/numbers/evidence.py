@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Evidence:
     cache_id: str
     cache: Cache | None
     remarks: list[str] = field(default_factory=list)
-    trained_from: bool = True
+    trained_from: ClassVar[bool] = True
 
     @property
     def task(self) -> str:
