@@ -24,6 +24,7 @@ from pipeline.report.numbers.evidence import Evidence
 from pipeline.report.numbers.maps import read_maps
 from pipeline.report.numbers.published import FSD50K, NSCV2, published
 from pipeline.report.text.provenance import train_command
+from pipeline.report.text.words import MINUS, change
 
 
 @pytest.fixture(scope="module")
@@ -296,3 +297,14 @@ def test_what_training_leaves_is_what_a_report_reads(cache, tmp_path):
     for part in ("curves", "attention", "clips", "maps", "errors", "provenance"):
         assert f'<section id="{part}">' in page, part
     assert "earlier version" not in page and str(len(LABELS)) in page
+
+
+def test_a_difference_that_rounds_to_zero_has_no_sign():
+    assert [change("accuracy", value) for value in (-4e-5, 0.0, 4e-5, -6e-5, 0.012)] == [
+        "0.00",
+        "0.00",
+        "0.00",
+        f"{MINUS}0.01",
+        "+1.20",
+    ]
+    assert [change("mAP", value) for value in (-4e-5, -6e-5)] == ["0.0000", f"{MINUS}0.0001"]

@@ -5,11 +5,14 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from browser import Browser, find_chromium
 from report_runs import LABELS, RATE, make_cache, make_run, pcm
+from safetensors.numpy import save_file
 
+from pipeline.report.drawing.charts import Series, chart
 from pipeline.report.drawing.markup import Markup, element
 from pipeline.report.examples import Recordings, rows_by_label
 from pipeline.report.folder import report
@@ -170,6 +173,38 @@ def test_shares_of_the_data_that_hear_as_many_clips_are_drawn_together(cache, tm
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     drawn = re.findall(r"accuracy, % against share of the training clips", text)
     assert len(drawn) == 2  # 10, 30 and 100 %, and of as many epochs 50 and 100 %
+
+
+def test_what_a_learned_mixture_took_is_shown_and_damage_said(cache, tmp_path):
+    for seed, place in enumerate((5, 5, 0)):
+        run = make_run(tmp_path / "runs" / str(seed), cache, 0.5, seed=seed, kd_weight=0.25, frame_weights="learned")
+        mixture = np.zeros(6, np.float32)
+        mixture[place] = 5.0  # ten times this is the logit: all of the weight
+        save_file({"mixture": mixture}, run / "distillation.safetensors")
+    broken = make_run(tmp_path / "runs" / "3", cache, 0.5, seed=3, kd_weight=0.25, frame_weights="learned")
+    report([tmp_path / "runs"], tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    section = text.partition('id="mixtures"')[2].partition("</section>")[0]
+    assert "tc_resnet8, kd learned 0.25" in section
+    for said in ("layer 1, head 2: 0.667", "layer 0, head 0: 0.333", "layer 0, head 1: 0.000"):
+        assert said in section, said
+    assert f"{broken}/distillation.safetensors: damaged" in "".join(Reader(text).text)
+
+
+def test_a_name_covers_no_mark_and_no_other_name():
+    scores = {"LSTM-P": (545_912, 30.7, 49.7), "TC-ResNet": (366_894, 70.2, 74.3), "CRNN": (467_772, 47.8, 71.5)}
+    scores |= {"Att-RNN": (496_519, 70.6, 73.1), "MHAtt-RNN": (743_047, 70.8, 70.8)}
+    rings = [Series(name, [(size, ring)], "v", marks=3.6) for name, (size, ring, _) in scores.items()]
+    dots = [Series(name, [(size, dot)], "k2", marks=3.6, names=(name,)) for name, (size, _, dot) in scores.items()]
+    drawing = chart("Title", "Dots.", [*rings, *dots], "x", "y", log_x=True)
+    marks = [tuple(map(float, it)) for it in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawing)]
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="here">(.*?)<', drawing)
+    boxes = [(float(x), float(x) + 5.6 * len(name), float(y) - 9, float(y)) for x, y, name in found]
+    assert len(marks) == 10 and len(boxes) == 5
+    for n, (left, right, top, bottom) in enumerate(boxes):
+        assert not any(left < x + 3 and x - 3 < right and top < y + 3 and y - 3 < bottom for x, y in marks), found[n]
+        for other in boxes[:n]:
+            assert left >= other[1] or other[0] >= right or top >= other[3] or other[2] >= bottom, found[n]
 
 
 def test_a_page_of_120_runs_is_small(cache, recordings, tmp_path):

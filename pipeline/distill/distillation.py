@@ -133,7 +133,7 @@ class Distillation(nn.Module):
 
     def mixed(self) -> Tensor:
         """Returns the shares of the stored maps in a learned mixture, (n_maps,), sum 1."""
-        return (_MIXTURE_RATE * self.mixture).softmax(dim=0)
+        return mixture_shares(self.mixture)
 
     def on_student_frames(self, weights: Tensor, batch: Clips, output: StudentOutput) -> Tensor:
         """Returns weights (batch, T_teacher) as a_T on the student's frames, (batch, T_student)."""
@@ -154,6 +154,11 @@ class Distillation(nn.Module):
     @staticmethod
     def _equal(weights: Tensor, lengths: Tensor) -> Tensor:
         return (torch.arange(weights.shape[-1], device=weights.device) < lengths[:, None]).float()
+
+
+def mixture_shares(mixture: Tensor) -> Tensor:
+    """Returns the shares of the maps, (n_maps,), sum 1, of a learned `mixture` as a run keeps it."""
+    return (_MIXTURE_RATE * mixture).softmax(dim=0)
 
 
 @torch.inference_mode()

@@ -78,7 +78,8 @@ def chart(
     for one, points in drawn:
         parts.append(_draw(one, [(n, x_axis.at(x), y_axis.at(y), y_axis) for n, x, y in points]))
     parts += _names(
-        [(x_axis.at(x), y_axis.at(y), one.names[n]) for one, found in drawn if one.names for n, x, y in found]
+        [(x_axis.at(x), y_axis.at(y), one.names[n]) for one, found in drawn if one.names for n, x, y in found],
+        [(x_axis.at(x), y_axis.at(y)) for one, found in drawn if one.marks for _, x, y in found],
     )
     return svg(WIDTH, HEIGHT, parts)
 
@@ -143,9 +144,9 @@ def _draw(one: Series, places: list[tuple]) -> Markup:
     return element("g", parts)
 
 
-def _names(places: list[tuple[float, float, str]]) -> list[Markup]:
-    """Returns names beside their points, each where it covers none of those before it, if there is such a place."""
-    taken = [(x - 4, x + 4, y + 4) for x, y, _ in places]  # left, right, baseline
+def _names(places: list[tuple[float, float, str]], marks: list[tuple[float, float]]) -> list[Markup]:
+    """Returns names beside their points, each where it covers no mark and no earlier name, if there is such a place."""
+    taken = [(x - 4, x + 4, y + 4) for x, y in marks]  # left, right, baseline
     parts = []
     for x, y, name in places:
         width = 5.6 * len(name)

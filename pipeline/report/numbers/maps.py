@@ -4,10 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from cache_schema import Cache
+from pipeline.distill.distillation import mixture_shares
+from pipeline.errors import TkdError
 from pipeline.frames import teacher_grid
 from pipeline.measures import measure
+from pipeline.report.numbers.records import Record
 
 _MOST_CLIPS = 1000  # a fair sample: rows of a split are in the order of their digests
 _ROWS = 64  # decoded at once: of a large teacher's 384 maps, 20 MB
@@ -50,6 +55,24 @@ def read_maps(cache: Cache, rows: np.ndarray, events: np.ndarray) -> Maps | None
             for name, found in _measured(cache, array, codes[part], n_frames[part], events[here][part]).items():
                 sums[name] = sums.get(name, 0.0) + found
     return Maps({name: found / len(rows) for name, found in sums.items()}, len(rows))
+
+
+def read_mixture(record: Record, cache: Cache) -> np.ndarray:
+    """Returns the shares of the stored maps in what a run learned to be taught, (n_layers, n_heads), sum 1.
+
+    Args:
+        record: A run with `--frame-weights learned`.
+        cache: What it was trained from; where it stores no heads, there is one column.
+
+    Raises:
+        TkdError: the run's file of them is damaged.
+    """
+    file, layout = record.path / "distillation.safetensors", cache.layout
+    try:
+        shares = mixture_shares(load_file(file)["mixture"].double()).numpy()
+        return shares.reshape(layout.n_layers, layout.n_heads if layout.keep == "heads" else 1)
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise TkdError(f"{file}: damaged ({str(error).splitlines()[0]}). Train the run again with --force.") from error
 
 
 def _measured(

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from cache_schema import CacheError
+from cache_schema import Cache, CacheError
+from pipeline.errors import TkdError
 from pipeline.report.drawing.charts import heat_map
-from pipeline.report.drawing.markup import Content, element, figure, table
-from pipeline.report.numbers.maps import read_maps
-from pipeline.report.numbers.results import Results
+from pipeline.report.drawing.markup import Content, Markup, element, figure, table
+from pipeline.report.numbers.maps import read_maps, read_mixture
+from pipeline.report.numbers.results import Cell, Results
 from pipeline.report.page.section import Section, pair
 from pipeline.report.text.words import student_name
 
@@ -75,16 +76,9 @@ def maps(tables: list[Results]) -> Section:
             evidence.remarks.append(f"No map of the teacher's layers and heads: {evidence.cache.path}: {missing}.")
             continue
         share, by_head = found.means["in_event"], evidence.cache.layout.keep == "heads"
-        layers = [f"layer {n}" for n in range(share.shape[0])]
-        heads = [str(n) for n in range(share.shape[1])] if by_head else ["mean"]
-        charts = []
-        for measured, values in found.means.items():
-            title, most = _MEASURES[measured].capitalize(), max(1.0, values.max())
-            cells = {
-                place: (value / most, f"{value:.2f}", f"layer {place[0]}, head {heads[place[1]]}: {value:.3f}")
-                for place, value in _items(values)
-            }
-            charts.append(heat_map(title, f"{title}, per layer and head.", layers, heads, cells, "head"))
+        charts = [
+            _by_head(_MEASURES[measured].capitalize(), values, by_head) for measured, values in found.means.items()
+        ]
         best = sorted(_items(share), key=lambda item: -item[1])[:3]
         named = ", ".join(f"{row}{f'.{column}' if by_head else ''} ({value:.2f})" for (row, column), value in best)
         name, what = evidence.cache.metadata["dataset"]["name"], "heads (layer.head)" if by_head else "layers"
@@ -95,6 +89,48 @@ def maps(tables: list[Results]) -> Section:
         )
         parts.append(figure(charts, caption))
     return Section("maps", "Where the teacher looks, by layer and head", parts)
+
+
+def mixtures(tables: list[Results]) -> Section:
+    """Returns how much of each layer and head students with a learned mixture came to be taught."""
+    parts: list[Content] = []
+    for results in tables:
+        cache, charts = results.evidence.cache, []
+        learned = [(where, cell) for where, cell in results.cells.items() if where[1].frame_weights == "learned"]
+        for (student, column), cell in sorted(learned, key=lambda it: (results.students.index(it[0][0]), it[0][1])):
+            shares = [] if cache is None else _mixtures_of(cell, cache, results.evidence.remarks)
+            if shares:
+                title = f"{student_name(student)}, kd {column.name}"
+                charts.append(_by_head(title, np.mean(shares, axis=0), cache.layout.keep == "heads"))
+        if charts:
+            caption = (
+                f"{results.title}: share of each of the teacher's maps in the mixture that was learned with the "
+                "student, mean over seeds."
+            )
+            parts.append(figure(charts, caption))
+    return Section("mixtures", "What learned mixtures took", parts)
+
+
+def _mixtures_of(cell: Cell, cache: Cache, remarks: list[str]) -> list[np.ndarray]:
+    found = []
+    for run in cell.runs:
+        try:
+            found.append(read_mixture(run, cache))
+        except TkdError as error:
+            remarks.append(str(error))
+    return found
+
+
+def _by_head(title: str, values: np.ndarray, by_head: bool) -> Markup:
+    """Returns values (n_layers, n_heads) as a map; without heads there is one column."""
+    layers = [f"layer {n}" for n in range(values.shape[0])]
+    heads = [str(n) for n in range(values.shape[1])] if by_head else ["mean"]
+    most = max(1.0, values.max())
+    cells = {
+        place: (value / most, f"{value:.2f}", f"layer {place[0]}, head {heads[place[1]]}: {value:.3f}")
+        for place, value in _items(values)
+    }
+    return heat_map(title, f"{title}, per layer and head.", layers, heads, cells, "head")
 
 
 def _row(measure, names: list[str]) -> list[Content]:

@@ -6,7 +6,7 @@ from pipeline.report.drawing.markup import Content, Markup, element, page
 from pipeline.report.examples import Recordings
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.results import Results
-from pipeline.report.page.attention import maps, measures
+from pipeline.report.page.attention import maps, measures, mixtures
 from pipeline.report.page.clips import overlays
 from pipeline.report.page.curves import by_fraction, by_length, costs, learning_curves
 from pipeline.report.page.errors import by_noise, confusions
@@ -45,6 +45,7 @@ def index_page(
         measures(tables),
         overlays(tables, recordings),
         maps(tables),
+        mixtures(tables),
         confusions(tables),
         by_noise(tables, recordings),
         provenance(records),

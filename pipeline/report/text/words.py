@@ -32,10 +32,11 @@ def unit(metric: str) -> str:
 
 
 def change(metric: str, value: float) -> str:
-    """Returns a difference of scores with its sign."""
+    """Returns a difference of scores with its sign, where it does not round to zero."""
     if math.isnan(value):
         return "n/a"
-    return f"{'+' if value >= 0 else MINUS}{score(metric, abs(value))}"
+    size = score(metric, abs(value))
+    return size if not float(size) else f"{'+' if value > 0 else MINUS}{size}"
 
 
 def cell_text(metric: str, cell: Cell, usual: int) -> str:
