@@ -1,6 +1,7 @@
 """The command line: help everywhere, clear one-line errors, exit codes, and a README that shows what there is."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -217,3 +218,11 @@ def test_a_cache_is_handed_around(tiny_cache, tmp_path):
     assert run("cache", "pack", "https://example.org/x.zarr").exit_code == 2
     result = run("cache", "merge", tiny_cache, "--out", tmp_path / "whole.zarr")
     assert result.exit_code == 1 and "a finished cache. Merge takes what" in result.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, expected):
+    code = "import sys, pipeline.cli, os; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment | given)
+    assert done.stdout.strip() == expected, done.stderr
