@@ -169,6 +169,8 @@ def test_shares_of_the_data_that_hear_as_many_clips_are_drawn_together(cache, tm
     for fraction, epochs in ((0.1, 40), (0.3, 13), (1.0, 4), (0.5, 4)):
         settings = {"fraction": fraction, "epochs": epochs}
         make_run(tmp_path / "runs" / f"{fraction}", cache, 0.5, parts=(), kd_weight=0.0, **settings)
+    alone = {"student": "crnn", "fraction": 1.0, "epochs": 4}
+    make_run(tmp_path / "runs" / "alone", cache, 0.5, parts=(), kd_weight=0.0, **alone)
     report([tmp_path / "runs"], tmp_path / "out")
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     drawn = re.findall(r"accuracy, % against share of the training clips", text)

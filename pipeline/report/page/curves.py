@@ -96,8 +96,6 @@ def _against(name: str, title: str, x_label: str, tables: list[Results], x_of, s
     parts: list[Content] = []
     for group in groups.values():
         ticks = sorted({float(x_of(results)) for results in group})
-        if len(ticks) < 2:
-            continue
         students = list(dict.fromkeys(student for results in group for student in results.students))
         charts = []
         for student in students:
@@ -109,6 +107,8 @@ def _against(name: str, title: str, x_label: str, tables: list[Results], x_of, s
                     bar = None if cell.deviation is None else scale * cell.deviation
                     role = "without KD" if column == VANILLA else "with KD"
                     found.setdefault(role, []).append((float(x_of(results)), scale * cell.mean, bar))
+            if len({x for places in found.values() for x, *_ in places}) < 2:
+                continue
             series = [
                 Series(
                     role,
@@ -129,6 +129,8 @@ def _against(name: str, title: str, x_label: str, tables: list[Results], x_of, s
                     x_ticks=ticks,
                 )
             )
+        if not charts:
+            continue
         names = legend([("without KD", "v", False), ("with KD, the weight chosen on validation", "k2", False)])
         caption = f"{group[0].dataset}: test {unit(group[0].metric)}, mean and standard deviation over seeds."
         parts.append([names, figure(charts, caption)])
