@@ -21,7 +21,7 @@ STUDENT ?= crnn
 KD_WEIGHT ?= 0.25
 SEED ?= 0
 # Of the tables: clip lengths in seconds (as 2,4,6,8; empty: the data set's own), students, those of the controls, how
-# many seeds, and epochs (empty: as many as tkd train). For mini they are such that two cores take two hours.
+# many seeds, and epochs (empty: as many as tkd train). For mini two cores take two hours, and twenty minutes for controls.
 LENGTHS ?= $(LENGTH)
 STUDENTS ?= all
 CONTROLS ?= $(if $(filter mini,$(DATASET)),crnn$(comma)tc_resnet,$(STUDENTS))

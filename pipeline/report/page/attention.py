@@ -96,12 +96,16 @@ def mixtures(tables: list[Results]) -> Section:
     parts: list[Content] = []
     for results in tables:
         cache, charts = results.evidence.cache, []
-        learned = [(where, cell) for where, cell in results.cells.items() if where[1].frame_weights == "learned"]
-        for (student, column), cell in sorted(learned, key=lambda it: (results.students.index(it[0][0]), it[0][1])):
-            shares = [] if cache is None else _mixtures_of(cell, cache, results.evidence.remarks)
-            if shares:
-                title = f"{student_name(student)}, kd {column.name}"
-                charts.append(_by_head(title, np.mean(shares, axis=0), cache.layout.keep == "heads"))
+        if cache is None:
+            continue
+        learned = [column for column in results.columns if column.frame_weights == "learned"]
+        for student in results.students:
+            for column in learned:
+                cell = results.cells.get((student, column))
+                shares = _mixtures_of(cell, cache, results.evidence.remarks) if cell else []
+                if shares:
+                    title = f"{student_name(student)}, kd {column.name}"
+                    charts.append(_by_head(title, np.mean(shares, axis=0), cache.layout.keep == "heads"))
         if charts:
             caption = (
                 f"{results.title}: share of each of the teacher's maps in the mixture that was learned with the "
