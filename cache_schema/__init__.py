@@ -2,7 +2,7 @@
 
 from cache_schema.convert import convert_cache
 from cache_schema.describe import describe_cache
-from cache_schema.errors import CacheError
+from cache_schema.errors import Busy, CacheError
 from cache_schema.format.coding import DELTA_UINT8, decode_weights, encode_weights
 from cache_schema.format.differences import differences
 from cache_schema.format.schema import (
@@ -21,12 +21,13 @@ from cache_schema.sharing.diff import diff_caches
 from cache_schema.sharing.merge import merge_caches
 from cache_schema.sharing.transfer import pull_cache, push_cache
 from cache_schema.stores.remote import home
-from cache_schema.stores.working import begun, clear_leftovers
+from cache_schema.stores.working import begun, clear_leftovers, discard
 from cache_schema.validate import Problem, validate_cache
 from cache_schema.writer import create_cache, finalise, pending_partitions, write_partition
 
 __all__ = [
     "ARRAYS",
+    "Busy",
     "CHUNK_CLIPS",
     "DELTA_UINT8",
     "FORMAT_VERSION",
@@ -46,6 +47,7 @@ __all__ = [
     "describe_cache",
     "diff_caches",
     "differences",
+    "discard",
     "encode_weights",
     "finalise",
     "hold_every_share",

@@ -26,11 +26,11 @@ def describe_cache(path: str | os.PathLike) -> dict[str, Any]:
     path, layout, metadata = store.location, store.layout(), store.metadata
     done = layout.n_partitions if metadata.get("complete") is True else len(written_partitions(Path(path)))
     try:
-        for fault in metadata_faults(metadata, layout):
-            raise CacheError(fault.rstrip("."))
+        if faults := metadata_faults(metadata, layout):
+            raise CacheError(faults[0].rstrip("."))
         sizes = store.sizes()
-        for name in required_arrays(layout).keys() - sizes.keys():
-            raise CacheError(f"{name}: missing")
+        if missing := [name for name in required_arrays(layout) if name not in sizes]:
+            raise CacheError(f"{', '.join(missing)}: missing")
         teacher = metadata["teacher"]
         seconds = float(store.read("n_frames").sum()) * teacher["hop_length"] / teacher["sample_rate"]
         splits, views = store.read("split"), store.read("view")

@@ -16,9 +16,9 @@ def hold_share(out: Path, index: int, n_shares: int) -> AbstractContextManager[N
     return hold(_locks(out) / f"{index}-of-{n_shares}.lock", f"{out}, share {index}/{n_shares}")
 
 
-def hold_partition(out: Path, index: int) -> AbstractContextManager[None]:
+def hold_partition(out: Path, index: int, wait_seconds: float = 0) -> AbstractContextManager[None]:
     """Holds a partition of the unfinished cache `out` while the block runs; raises as `hold`."""
-    return hold(_locks(out) / f"{index:05d}.lock", f"{out}, partition {index}")
+    return hold(_locks(out) / f"{index:05d}.lock", f"{out}, partition {index}", wait_seconds)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from cache_schema.errors import CacheError
+from cache_schema.errors import Busy, CacheError
 
 _POLL_SECONDS = 0.1
 
@@ -23,7 +23,8 @@ def only_one(out: Path, wait_seconds: float = 0) -> Iterator[None]:
     """Holds the lock `.<name>.lock`, beside `out`, while the block runs; see `hold`.
 
     Raises:
-        CacheError: another process is writing `out`, or nothing can be written there.
+        Busy: another process is writing `out`.
+        CacheError: nothing can be written there.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,8 @@ def hold(lock: Path, what: Path | str, wait_seconds: float = 0) -> Iterator[None
         wait_seconds: How long to wait for another holder.
 
     Raises:
-        CacheError: another process holds it, who is named; or it cannot be written.
+        Busy: another process holds it.
+        CacheError: it cannot be written.
     """
     try:
         file = lock.open("a+", encoding="utf-8")
@@ -84,7 +86,7 @@ def _acquire(file: IO[str], what: Path | str, wait_seconds: float) -> None:
             if time.monotonic() >= deadline:
                 file.seek(0)
                 holder = file.read() or "another tkd"
-                raise CacheError(f"{what}: being written by {holder}. Wait for it, or give another --out.") from error
+                raise Busy(f"{what}: being written by {holder}. Wait for it, or give another --out.") from error
         except OSError as error:
             raise _unwritable(what, error) from error
         time.sleep(_POLL_SECONDS)

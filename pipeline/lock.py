@@ -1,29 +1,13 @@
-"""One writer at a time, in the words of this package's errors."""
+"""One writer after another."""
 
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cache_schema import CacheError
-from cache_schema.lock import only_one as only_one_writer
-from pipeline.errors import TkdError
+from cache_schema import Busy
+from cache_schema.lock import only_one
 from pipeline.progress import say
-
-
-@contextmanager
-def only_one(out: Path, wait_seconds: float = 0) -> Iterator[None]:
-    """Holds the lock `.<name>.lock`, beside `out`, while the block runs; waits for another holder if told to.
-
-    Raises:
-        TkdError: another process is writing `out`, which is named, or nothing can be written there.
-    """
-    with ExitStack() as held:
-        try:
-            held.enter_context(only_one_writer(out, wait_seconds))
-        except CacheError as error:
-            raise TkdError(str(error)) from error
-        yield
 
 
 @contextmanager
@@ -31,14 +15,12 @@ def in_turn(out: Path) -> Iterator[None]:
     """Holds the lock as `only_one`, after whoever holds it: for what the next one finds done and need not do again.
 
     Raises:
-        TkdError: nothing can be written there.
+        CacheError: nothing can be written there.
     """
     with ExitStack() as held:
         try:
             held.enter_context(only_one(out))
-        except TkdError as refusal:
-            if not isinstance(refusal.__cause__.__cause__, BlockingIOError):
-                raise  # nobody holds it: it cannot be written
+        except Busy:
             say(f"{out}: waiting for another process that is at it")
             held.enter_context(only_one(out, wait_seconds=math.inf))
         yield

@@ -1,4 +1,4 @@
-"""How well attention points: measures of frame weights against the event, and against the teacher's."""
+"""How well attention points: measures of frame weights against the event."""
 
 import torch
 from torch import Tensor

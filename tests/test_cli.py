@@ -175,7 +175,7 @@ def test_a_run_is_scored_again_and_reported(tiny_run, tmp_path):
     reported = run("report", tiny_run, "--out", tmp_path)
     assert reported.exit_code == 0, reported.output
     assert f"{metrics['test']:.4f}" in reported.stdout
-    assert "never" in reported.stdout or metrics["teacher"]["imported"]
+    assert ("trained: never" in reported.stdout) is not metrics["teacher"]["imported"]
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "table.md").read_text().startswith("| model")
 

@@ -21,7 +21,6 @@ from pipeline.errors import TkdError
 from pipeline.extract.build import build_cache
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.evaluate import evaluate_teacher
-from pipeline.report.figure import _rows
 from pipeline.tasks import mean_average_precision
 from pipeline.teacher.model import TeacherInfo, load_teacher, save_teacher
 
@@ -136,15 +135,6 @@ def test_the_report_names_the_metric_and_draws_clips_with_all_their_labels(run, 
     assert "| test mAP |" in result.stdout and "accuracy" not in result.stdout
     assert "mAP: the mean over the classes that the test split has" in result.stdout
     assert (tmp_path / "attention.png").stat().st_size > 10_000
-
-
-def test_the_figures_clips_have_the_last_labels_and_a_known_event_and_are_different_ones():
-    has = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 1]]).bool()
-    known = torch.tensor([1, 1, 1, 1, 0]).bool()
-    assert _rows(has, known) == [0, 1, 2]
-    assert _rows(has, torch.zeros(5, dtype=bool)) == [0, 1, 2]
-    assert _rows(has[2:], known[2:]) == [0], "one clip for both of its labels"
-    assert _rows(has, torch.tensor([0, 0, 0, 1, 0]).bool()) == [0, 1, 2], "the known one has no label"
 
 
 @pytest.mark.parametrize("split", N_CLIPS)

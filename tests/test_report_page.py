@@ -218,11 +218,13 @@ def test_a_page_of_120_runs_is_small(cache, recordings, tmp_path):
     assert (tmp_path / "out" / "index.html").stat().st_size < 1_000_000
 
 
-def test_examples_have_the_last_labels_and_a_known_event():
+def test_examples_have_the_last_labels_and_a_known_event_and_are_different_ones():
     has = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 1]]).bool()
     known = torch.tensor([1, 1, 1, 1, 0]).bool()
     assert rows_by_label(has, known, 2) == [1, 2]
     assert rows_by_label(has, torch.zeros(5, dtype=bool), 9) == [0, 1, 2]
+    assert rows_by_label(has[2:], known[2:], 3) == [0], "one clip for both of its labels"
+    assert rows_by_label(has, torch.tensor([0, 0, 0, 1, 0]).bool(), 3) == [0, 1, 2], "the known one has no label"
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="no chromium, chromium-browser or google-chrome here")

@@ -242,8 +242,9 @@ def pull_cache(
         else:
             convert_locked(cache, destination)
             discard(working, working)
-        for leftover in destination.parent.glob(f"*{destination.name}.pulling*"):
-            leftover.unlink()
+        for leftover in destination.parent.iterdir():  # the marks of those that fetched, and pieces
+            if leftover.name.removeprefix(".").startswith(f"{destination.name}.pulling"):
+                leftover.unlink()
         return cache.metadata["cache_id"]
 
 

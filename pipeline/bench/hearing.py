@@ -28,9 +28,7 @@ class Truth:
     worst: float
     unchanged: float  # of the clean clip's weights to the live teacher's, mean
     layers: float  # as cosine, of each layer's weights
-    same_class: (
-        float  # share of clips (multi_label: of classes) of which the teacher says what it says of the clean one
-    )
+    same_class: float  # share of clips (multi_label: of classes) of which the teacher says the same as of the clean one
     features_db: float  # mean difference of the features to those of the recording
     apart_db: float  # mean difference of the clean features to those of the recording
 

@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pipeline.bench.results import Table
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt  # after the choice of what draws
-from matplotlib.axes import Axes
 
 _MET, _MISSED, _OPEN = "#1b7837", "#b2182b", "#2166ac"
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -29,18 +26,12 @@ def draw(tables: Sequence[Table], path: Path) -> None:
         )
         if panel
     ]
-    figure, axes = plt.subplots(
-        len(panels),
-        figsize=(10, 0.42 * len(tables) + 1.2 * len(panels)),
-        height_ratios=[len(panel) + 1 for panel in panels],
-        layout="constrained",
-        squeeze=False,
-    )
+    figure = Figure(figsize=(10, 0.42 * len(tables) + 1.2 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), height_ratios=[len(panel) + 1 for panel in panels], squeeze=False)
     for axis, panel in zip(axes[:, 0], panels, strict=True):
         _panel(axis, panel)
     partial = path.with_name(f".{path.name}.partial")
     figure.savefig(partial, format="svg", metadata={"Date": None})
-    plt.close(figure)
     partial.replace(path)
 
 

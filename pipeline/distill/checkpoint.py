@@ -1,4 +1,4 @@
-"""Checkpoints: what a killed training needs to go on, on CPU bit for bit; one safetensors file, renamed when whole."""
+"""Checkpoints: what a killed training needs to go on, on CPU bit for bit; safetensors files, renamed when whole."""
 
 import dataclasses
 import json
@@ -51,15 +51,15 @@ def load_checkpoint(out: Path, modules: dict[str, nn.Module], optimizer: Optimiz
             progression = Progression(**json.loads(opened.metadata()["progression"]))
         tensors = load_file(file)
         _restore(tensors, modules)
+        state = optimizer.state_dict()
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, field_ = name.split(".")
+                state["state"].setdefault(int(index), {})[field_] = value
+        optimizer.load_state_dict(state)
+        torch.set_rng_state(tensors["rng"])
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise _damaged(file, error) from error
-    state = optimizer.state_dict()
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, field_ = name.split(".")
-            state["state"].setdefault(int(index), {})[field_] = value
-    optimizer.load_state_dict(state)
-    torch.set_rng_state(tensors["rng"])
     return progression
 
 

@@ -75,13 +75,13 @@ class Distillation(nn.Module):
             nn.init.zeros_(self.reader.bias)
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(self, batch: Clips, progress: float = 0.0, of: float | None = None) -> Losses:
+    def forward(self, batch: Clips, progress: float = 0.0, n_clips: float | None = None) -> Losses:
         """Returns the losses of a batch.
 
         Args:
             batch: The clips.
             progress: How much of the training is over, 0 to 1, for the schedule of the weights.
-            of: Clips over which the mean is taken; None: those of the batch.
+            n_clips: Clips over which the mean is taken; None: those of the batch.
         """
         # Not the Accelerator's mixed precision: that would also wrap the student that is scored.
         with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.config.bfloat16):
@@ -105,7 +105,7 @@ class Distillation(nn.Module):
         if self.weights.kind == "learned":
             read = self.reader((teacher[:, None] @ output.frames.float().detach())[:, 0])  # (batch, n_classes)
             total = total + clip_losses(self.task, read, batch.labels)
-        return Losses(*(loss.sum() / (of or len(batch)) for loss in (total, task, temporal, logit)))
+        return Losses(*(loss.sum() / (n_clips or len(batch)) for loss in (total, task, temporal, logit)))
 
     def log_attention(self, output: StudentOutput) -> Tensor:
         """Returns log a_S, (batch, T_student)."""

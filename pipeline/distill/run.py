@@ -1,8 +1,8 @@
 """The run directory: what a training leaves behind, and what makes it whole.
 
 config.json (settings), checkpoint/ (for resuming), history.json (a record an epoch), TensorBoard events; when complete
-also model.safetensors (the deployable student alone), distillation.safetensors (the training-only parameters, for
-pictures of where the student looks), test.safetensors (its logits on the test split) and, last, metrics.json.
+also model.safetensors (the deployable student alone), distillation.safetensors (the training-only parameters: query,
+mixture and its reader), test.safetensors (its logits on the test split) and, last, metrics.json.
 """
 
 import json
@@ -33,7 +33,7 @@ class Run:
     metrics: dict[str, Any]
     history: list[dict[str, Any]]  # one record an epoch
     student: Student  # in eval mode
-    training_only: dict[str, Tensor]  # "query", (n_channels,), where there is one
+    training_only: dict[str, Tensor]  # of distillation.safetensors; "query": (n_channels,)
 
     def on(self, cache: Cache) -> Distillation:
         """Returns the student as it can be scored on a cache, in eval mode.
@@ -76,7 +76,7 @@ def begin_run(path: Path, settings: dict[str, Any], resume: bool, force: bool) -
     settings = json.loads(json.dumps(settings))  # as it is read back
     begun = _begun(path)
     if begun is not None and force:
-        shutil.rmtree(path)
+        _remove(path)
         begun = None
     if begun is not None:
         if not resume:
@@ -107,6 +107,17 @@ def _begun(path: Path) -> dict[str, Any] | None:
     return begun
 
 
+def _remove(path: Path) -> None:
+    """Removes a run; what a removal that is cut short leaves is an unfinished run, not a complete or a nameless one."""
+    (path / "metrics.json").unlink(missing_ok=True)
+    for entry in path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != "config.json":
+            entry.unlink()
+    shutil.rmtree(path)
+
+
 def is_complete(path: Path) -> bool:
     """Returns whether a run has finished: metrics.json is written last."""
     return (path / "metrics.json").is_file()
@@ -114,16 +125,21 @@ def is_complete(path: Path) -> bool:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file that is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    _write(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode())
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file that is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    partial.write_bytes(save(plain, metadata))  # safetensors' own save_file hides the errno of a full disk
+    _write(path, save(plain, metadata))  # safetensors' own save_file hides the errno of a full disk
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut could leave the name, and nothing in it
     os.replace(partial, path)
 
 

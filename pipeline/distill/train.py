@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema import Cache
+from cache_schema.lock import only_one
 from pipeline.distill.augment import Axes, augment, axes_of, check_augmentations
 from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
 from pipeline.distill.config import TrainConfig
@@ -30,7 +31,6 @@ from pipeline.distill.run import begin_run, is_complete, read_run, write_json, w
 from pipeline.distill.score import score, score_teacher
 from pipeline.distill.suited import require_suited
 from pipeline.errors import TkdError, nearest
-from pipeline.lock import only_one
 from pipeline.processes import as_first_process, in_first_process
 from pipeline.progress import Progress, say
 from pipeline.tasks import balanced_class_weights
@@ -146,11 +146,11 @@ def _train(
             for step, batch in enumerate(islice(batches, n_steps), epoch * n_steps):
                 if config.augment:
                     batch = augment(batch, config.augment, axes, _generator(config.seed, step))
-                of = len(batch)
-                if of < n_processes:
+                n_clips = len(batch)
+                if n_clips < n_processes:
                     continue  # at an epoch's end: not a clip for each
                 batch = batch.share(accelerator.process_index, n_processes).to(device)
-                losses = distillation(batch, step / (config.epochs * n_steps), of / n_processes)
+                losses = distillation(batch, step / (config.epochs * n_steps), n_clips / n_processes)
                 if not torch.isfinite(losses.total):
                     raise TkdError(
                         f"{out}: the loss is {losses.total.item()} in epoch {epoch + 1}, step {step % n_steps + 1}, on "

@@ -5,7 +5,6 @@ the whole, and by a job that does a share while it begins and finalises; a share
 own among the working store's records.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from pipeline.extract.plan import PROVENANCE, Outline, other_than
 from pipeline.progress import Progress
 
 WAIT_SECONDS = 60  # for another job to begin or to finalise, which takes moments
-_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -134,18 +132,9 @@ def claim(out: Path, outline: Outline, index: int, wait_seconds: float = 0) -> I
 
     Raises:
         TkdError: the cache was begun with something else.
-        CacheError: another process holds the partition, for longer than `wait_seconds`.
+        CacheError: another process holds the partition, for longer than `wait_seconds`, or it cannot be written.
     """
-    with ExitStack() as held:
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                held.enter_context(hold_partition(out, index))
-                break
-            except CacheError:
-                if time.monotonic() >= deadline or begun(out) is None:
-                    raise
-            time.sleep(_POLL_SECONDS)
+    with hold_partition(out, index, wait_seconds):
         missing = index in _missing(out)
         if missing and (found := other_than(begun(out) or {}, outline)):
             raise TkdError(f"{out}: begun with something else: {'; '.join(found)}. Give every job the same settings.")

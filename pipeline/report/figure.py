@@ -3,19 +3,16 @@
 from pathlib import Path
 from textwrap import shorten
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
-from matplotlib import pyplot as plt
-from torch import Tensor
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch.nn.functional import one_hot
 
 from cache_schema import Cache
 from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.run import read_run
 from pipeline.errors import TkdError
-from pipeline.report.examples import Looks, rows_by_label, student_looks, teacher_looks
+from pipeline.report.examples import Looks, example_rows, student_looks, teacher_looks
 from pipeline.report.numbers.records import Record
 
 _N_CLIPS = 3
@@ -48,10 +45,11 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[st
         raise TkdError(unread[0])
     test = load_splits(cache, names=("test",))["test"]
     has = test.labels.bool() if cache.task == "multi_label" else one_hot(test.labels).bool()  # (n, n_classes)
-    rows = _rows(has, test.event_start >= 0)
-    figure, axes = plt.subplots(
-        2, len(rows), figsize=(4.5 * len(rows), 5), sharex="col", squeeze=False, layout="constrained"
-    )
+    rows = example_rows(test, _N_CLIPS)
+    figure = Figure(
+        figsize=(4.5 * len(rows), 5), layout="constrained"
+    )  # not pyplot's, which keeps it and picks a screen
+    axes = figure.subplots(2, len(rows), sharex="col", squeeze=False)
     rate = cache.metadata["features"]["sample_rate"]
     for column, row in enumerate(rows):
         clip = test.take([row])
@@ -75,21 +73,10 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[st
     axes[1, 0].set_ylabel("weight per second (1/s)")
     handles, names = axes[1, 0].get_legend_handles_labels()
     if (test.event_start[rows] >= 0).any():
-        handles, names = [*handles, plt.Rectangle((0, 0), 1, 1, facecolor=_EVENT, alpha=0.3)], [*names, "event"]
+        handles, names = [*handles, Rectangle((0, 0), 1, 1, facecolor=_EVENT, alpha=0.3)], [*names, "event"]
     figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     figure.savefig(file, dpi=120)
-    plt.close(figure)
     return unread
-
-
-def _rows(has: Tensor, known: Tensor) -> list[int]:
-    """Returns the clips to draw, in the order of their labels.
-
-    Args:
-        has: (n, n_classes) bool, whether the clip has the label.
-        known: (n,) bool, whether its event is known.
-    """
-    return rows_by_label(has, known, _N_CLIPS)
 
 
 def _spectrogram(axis, clip: Clips, features: dict) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cache_schema import Cache, CacheError, open_cache
+from cache_schema import Busy, Cache, CacheError, open_cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data.decoded import decoded_once
 from pipeline.distill.train import train
@@ -56,10 +56,7 @@ def train_when_free(
     while True:
         try:
             return train(cache, config, out, resume=True, memory=memory, decoded=decoded)
-        except TkdError as refusal:
-            cause = refusal.__cause__
-            if cause is None or not isinstance(cause.__cause__, BlockingIOError):
-                raise
+        except Busy:
             with in_turn(out):
                 pass  # then it is done, or was interrupted
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+from cache_schema import discard
 from pipeline.data.manifest import Manifest
 from pipeline.errors import TkdError
 from pipeline.progress import say
@@ -51,7 +52,7 @@ def claim(work: Path, settings: dict, force: bool) -> None:
                 "Repeat those it had, or start over with --force."
             )
         if differing:
-            shutil.rmtree(work)
+            discard(work, work)
     work.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(settings), encoding="utf-8")
 

@@ -12,9 +12,10 @@ import transformers
 from accelerate import PartialState
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
+from cache_schema import discard
+from cache_schema.lock import only_one
 from pipeline.data.manifest import SAMPLE_RATE, Clip, Manifest
 from pipeline.errors import TkdError
-from pipeline.lock import only_one
 from pipeline.processes import in_first_process
 from pipeline.tasks import METRICS, task_score
 from pipeline.teacher.base import default_base, is_fresh, load_base
@@ -114,9 +115,9 @@ def _replace(teacher: Teacher, info: TeacherInfo, work: Path, out: Path, dtype: 
         save_teacher(teacher, info, whole, dtype)
     (work / "runs").rename(whole / "runs")  # TensorBoard's
     if out.exists():
-        shutil.rmtree(out)
+        discard(out, out)
     whole.rename(out)
-    shutil.rmtree(work)
+    discard(work, work)
 
 
 def _shortest(teacher: Teacher) -> int:

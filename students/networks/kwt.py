@@ -13,7 +13,7 @@ INITIAL_STD = 0.02
 
 
 def sinusoids(n_positions: int, like: Tensor) -> Tensor:
-    """(n_positions, n_channels): sine and cosine position codes (arXiv 1706.03762, section 3.5), of x's kind.
+    """(n_positions, n_channels): sine and cosine position codes (arXiv 1706.03762, section 3.5).
 
     Args:
         n_positions: Positions, counted from 0.

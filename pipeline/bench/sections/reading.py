@@ -94,10 +94,10 @@ def load(batches: Iterable[Clips]) -> None:
         batch.features.float()
 
 
-def trainer(cache: Cache, name: str = "tc_resnet") -> Callable[[Iterable[Clips]], None]:
+def trainer(cache: Cache) -> Callable[[Iterable[Clips]], None]:
     """Returns what trains a student on batches, as `tkd train` does."""
-    config = TrainConfig(student=name)
-    distillation = Distillation(build_student(name, 12), config, cache)
+    config = TrainConfig(student="tc_resnet")
+    distillation = Distillation(build_student(config.student, 12), config, cache)
     optimizer = build_optimizer(distillation, config)
 
     def train(batches: Iterable[Clips]) -> None:

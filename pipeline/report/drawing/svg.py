@@ -35,14 +35,13 @@ class Axis:
         return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def axis(values: list[float], start: float, stop: float, logarithmic: bool = False, zero: bool = False) -> Axis:
+def axis(values: list[float], start: float, stop: float, logarithmic: bool = False) -> Axis:
     """Returns an axis on which the values fit, with some room."""
     low, high = min(values), max(values)
     if logarithmic:
         return Axis(low / 1.4, high * 1.4, start, stop, True)
-    low = min(low, 0) if zero else low
     room = 0.06 * (high - low) or 0.5 * abs(high) or 1
-    return Axis(low if zero and low == 0 else low - room, high + room, start, stop)
+    return Axis(low - room, high + room, start, stop)
 
 
 def legend(entries: list[tuple[str, str, bool]]) -> Markup:
