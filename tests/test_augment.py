@@ -283,6 +283,18 @@ def test_a_hand_worked_mixture():
     assert found.lengths.tolist() == [4, 2] and torch.equal(found.event_start, clips.event_start)
 
 
+def test_digital_silence_adds_nothing():
+    clips = planted(3, 2)
+    features = clips.features.clone()
+    features[1] = AXES.floor  # float16: a little off
+    clips = dataclasses.replace(clips, features=features)
+    drawn = {"other": torch.tensor([1, 0]), "share": torch.tensor([0.6, 0.6])}
+    found = apply(Mixup(), clips, drawn, AXES)
+    n = int(clips.lengths[0])
+    expected = (features[0].float() + math.log(0.6)).clamp_min(AXES.floor)
+    torch.testing.assert_close(found.features[0, :, :n].float(), expected[:, :n], atol=2e-2, rtol=0)
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 9]), st.sampled_from(["single_label", "multi_label"]))
 def test_mixed_labels_are_probabilities_of_the_clips_own_classes_first(seed, n, task):

@@ -181,7 +181,11 @@ def test_a_run_is_scored_again_and_reported(tiny_run, tmp_path):
 
 
 def test_a_run_taught_with_the_first_frame_is_scored_with_it(tiny_cache, tmp_path):
-    given = ("--student", "tc_resnet", "--epochs", 1, "--first-frame", "keep", "--out", tmp_path / "run")
+    given = ("--student", "tc_resnet", "--epochs", 1, "--first-frame", "keep")
+    refused = run("train", "--cache", tiny_cache, *given, "--augment", "gain,shift,crop", "--out", tmp_path / "run")
+    assert refused.exit_code == 1 and "--first-frame keep: shift, crop would move" in refused.stderr
+    given += ("--augment", "none")
+    given += ("--out", tmp_path / "run")
     assert run("train", "--cache", tiny_cache, *given).exit_code == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert json.loads(run("evaluate", tmp_path / "run", "--json").stdout)["attention"] == metrics["attention"]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from students import STUDENTS, Student, StudentOutput, build_student, count_parameters
+from students.masking import MaskedBatchNorm
 from students.networks.ds_tc_resnet import MatchboxNet
 
 N_CLASSES = 12
@@ -34,9 +35,6 @@ def count_trained(student: Student) -> int:
 def settled(name: str) -> Student:
     """A student in evaluation mode whose BatchNorm statistics come from data, not from initialisation."""
     student = build_student(name, N_CLASSES, N_MELS)
-    for module in student.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.momentum = None  # the plain average of what it is shown
     with torch.no_grad():
         student(log_mel(4, 40))
     return student.eval()
@@ -220,6 +218,26 @@ def test_padding_does_not_enter_training_statistics(name: str) -> None:
         student(*arguments)
     for (key, expected), found in zip(short.state_dict().items(), long.state_dict().values(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10, msg=key)
+
+
+def test_moving_statistics_are_plain_means_at_first_then_moving_averages() -> None:
+    norm, mean, variance = MaskedBatchNorm(3, momentum=0.25), torch.zeros(3), torch.zeros(3)
+    for step in range(1, 9):
+        x = torch.randn(4, 3, 5) * step + step
+        share = max(0.25, 1 / step)
+        mean = (1 - share) * mean + share * x.mean((0, 2))
+        variance = (1 - share) * variance + share * x.var((0, 2))
+        norm(x)
+        torch.testing.assert_close(norm.running_mean, mean)
+        torch.testing.assert_close(norm.running_var, variance)
+
+
+def test_one_value_a_channel_is_normalised_by_the_moving_statistics() -> None:
+    norm = MaskedBatchNorm(3)
+    norm(torch.randn(4, 3, 5))
+    x, state = torch.randn(1, 3, 1), deepcopy(norm.state_dict())
+    torch.testing.assert_close(norm(x), deepcopy(norm).eval()(x))
+    assert all(torch.equal(value, state[key]) for key, value in norm.state_dict().items())
 
 
 @every_student

@@ -2,7 +2,7 @@
 
 import math
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -33,5 +33,14 @@ def learning_rate(config: TrainConfig, step: int, warmup: int) -> float:
 
 
 def moving_average(module: nn.Module, decay: float) -> AveragedModel:
-    """Returns the exponential moving average of a module's parameters and BatchNorm statistics, starting with them."""
-    return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """Returns the exponential moving average of a module's parameters and BatchNorm statistics, starting with them.
+
+    After n steps the decay is at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage: an average over
+    more steps than there were would still be mostly the untrained network.
+    """
+
+    def average(averages: list[Tensor], values: list[Tensor], n_averaged: Tensor) -> None:
+        n = int(n_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n_averaged)
+
+    return AveragedModel(module, multi_avg_fn=average, use_buffers=True)

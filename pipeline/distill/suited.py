@@ -4,6 +4,7 @@ from cache_schema import Cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import Split
 from pipeline.distill.distillation import has_attention
+from pipeline.distill.frame_weights import FrameWeights
 from pipeline.distill.score import require_heard
 from pipeline.errors import TkdError
 from students import Student
@@ -25,6 +26,14 @@ def require_suited(cache: Cache, splits: dict[str, Split], student: type[Student
         raise TkdError(f"{name} has no attention of its own. Train it with --attention query.")
     for split in splits.values():
         require_heard(split, built)
+    moving = [name for name in ("shift", "crop", "speed") if name in config.augment]
+    of_rollout = FrameWeights.parse(config.frame_weights).kind in ("rollout", "shuffled")
+    has_place = of_rollout and cache.metadata["teacher"].get("readout") == "first_token"
+    if moving and has_place and config.first_frame == "keep":
+        raise TkdError(
+            f"--first-frame keep: {', '.join(moving)} would move the readout's own place, which is always the first "
+            f"frame, along with the sound. Give --augment without, as in --augment gain,noise."
+        )
     # Crop leaves six tenths of a clip, speed ten elevenths of that, and neither less than 0.45 s of a longer one.
     cut, shortest = [cut for cut in ("crop", "speed") if cut in config.augment], int(splits["train"].lengths.min())
     features = cache.metadata["features"]

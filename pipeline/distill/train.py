@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import GradientAccumulationPlugin, set_seed
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -87,7 +87,11 @@ def train(
     require_suited(cache, splits, student, config)
     check_augmentations(config.augment)
     axes = axes_of(cache.metadata) if config.augment else None
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision="no",  # this and the next: not as `accelerate config` has it, of which config.json says nothing
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
     largest = min(config.batch_size, splits["train"].n_clips)
     if largest < accelerator.num_processes:
         raise TkdError(

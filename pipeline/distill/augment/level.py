@@ -136,8 +136,10 @@ class Mixup(Augmentation):
         features, share = clips.features.float(), drawn["share"]
         level = power(features, clips.lengths)
         gain = (1 - share).clamp_min(1e-12).log() + (level - level[drawn["other"]]) / 2
-        heard = valid_frames(clips.lengths, features)[drawn["other"]]
-        other = (features[drawn["other"]] + gain[:, None, None]).masked_fill(~heard, axes.floor)
+        other = features[drawn["other"]]
+        silent = other < axes.floor + 0.01  # digital silence stays silent; float16 has the floor rounded
+        silent |= ~valid_frames(clips.lengths, features)[drawn["other"]]
+        other = (other + gain[:, None, None]).masked_fill(silent, axes.floor)
         return added(features + share.log()[:, None, None], other, axes.floor), clips.lengths
 
     def weights(self, clips: Clips, drawn: Draws, axes: Axes) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """What one batch holds."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,12 @@ class Clips:
     def to(self, device: torch.device) -> "Clips":
         """Returns the clips with their tensors on `device`."""
         return Clips(self.clip_id, *(tensor.to(device) for tensor in self._tensors()))
+
+    def trimmed(self) -> "Clips":
+        """Returns the clips without the frames beyond the longest of them: views, where there are any."""
+        n_features, n_weights = int(self.lengths.max()), int(self.weight_lengths.max())
+        features, weights = self.features[..., :n_features], self.weights[..., :n_weights]
+        return dataclasses.replace(self, features=features, weights=weights)
 
     def share(self, index: int, n: int) -> "Clips":
         """Returns the part of the batch that process `index` of `n` takes."""

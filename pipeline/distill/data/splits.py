@@ -186,6 +186,8 @@ class Split:
     def _batches(self, pools: Iterable[Pool], size: int, batch_size: int) -> Iterator[Clips]:
         """Yields batches; the rest of a pool begins a batch that the next pool fills, but an epoch ends with its own.
 
+        Each is as long as its longest clip, not as the cache's: one long recording does not slow all others.
+
         Args:
             pools: What to read.
             size: Partitions in each, at most.
@@ -202,10 +204,10 @@ class Split:
                     start, missing = stop, missing - (stop - start)
                     if missing == 0:
                         batch, parts, missing = Clips.concatenate(parts), [], batch_size
-                        yield batch
+                        yield batch.trimmed()
                 if pool.ends_epoch and parts:
                     batch, parts, missing = Clips.concatenate(parts), [], batch_size
-                    yield batch
+                    yield batch.trimmed()
 
     def _taken(self, seed: int) -> Tensor | None:
         taken = one_view(self._clip_of, seed) if self._clean is None else self._clean
