@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -68,6 +69,38 @@ def test_the_weight_is_chosen_on_validation(cache, tmp_path):
     report([tmp_path / "runs"], tmp_path / "out")
     chosen = [place for place, row in cells(tmp_path / "out").items() if row["chosen_on_validation"] == "1"]
     assert chosen == [("", "rollout", "0.1")]
+
+
+def test_weights_are_compared_on_the_seeds_that_all_have(cache, tmp_path):
+    """The third seed is a good one; 0.1 has it alone, as after a sweep that was interrupted."""
+    scores = {0.0: {0: 0.5, 1: 0.525, 2: 0.8}, 0.1: {2: 0.825}, 0.5: {0: 0.6, 1: 0.625, 2: 0.9}}
+    for weight, by_seed in scores.items():
+        for seed, score in by_seed.items():
+            make_run(
+                tmp_path / "runs" / f"{weight}-{seed}", cache, score, validation=score, kd_weight=weight, seed=seed
+            )
+    report([tmp_path / "runs"], tmp_path / "out")
+    chosen = [place for place, row in cells(tmp_path / "out").items() if row["chosen_on_validation"] == "1"]
+    assert chosen == [("", "rollout", "0.5")]
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "tc_resnet8 (60.83 to 70.83, weight 0.5" in text
+    shutil.rmtree(tmp_path / "runs" / "0.5-0")
+    report([tmp_path / "runs"], tmp_path / "out")
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "tc_resnet8 (66.25 to 76.25, weight 0.5" in text, "of the seeds that both have"
+
+
+def test_what_is_taught_otherwise_has_a_table_of_its_own(cache, tmp_path):
+    targets = {("rollout", 0.0): 0.5, ("rollout", 0.1): 0.5, ("rollout", 0.25): 0.6, ("heads:1.2", 0.25): 0.7}
+    grid(tmp_path / "runs", cache, {place: [score] for place, score in {**targets, ("uniform", 0.25): 0.55}.items()})
+    report([tmp_path / "runs"], tmp_path / "out")
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    heads = [re.split(r" *\| *", line.strip("| ")) for line in text.splitlines() if line.startswith("| student")]
+    assert heads == [["student", "0", "0.1", "0.25", "chosen on validation"], ["student", "0.1", "0.25"]]
+    others = text[text.index("| frame weights, kd weight") :].splitlines()[2:5]
+    assert [line.split(" |")[0].strip("| ") for line in others] == ["rollout 0.25", "heads:1.2 0.25", "uniform 0.25"]
+    assert "70.00 (+20.00) |" in others[1]
+    assert "heads:1.2 at weight 0.25" in text
 
 
 def test_runs_of_other_settings_have_a_table_of_their_own(cache, tmp_path):
@@ -244,9 +277,10 @@ def test_latex_has_as_many_cells_in_each_row_and_no_bare_special_character(cache
     grid(tmp_path / "runs", cache, scores)
     report([tmp_path / "runs"], tmp_path / "out")
     text = (tmp_path / "out" / "results.tex").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {line.count(" & ") for line in rows[:2]} == {4} and r"tc\_resnet8" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2 and not re.search(r"(?<!\\)[%#_]", text)
+    tables = [part.splitlines() for part in text.split(r"\begin{tabular}")[1:]]
+    cells = [{line.count(" & ") for line in lines if line.endswith(r"\\")} for lines in tables]
+    assert cells == [{3}, {1}, {1}] and r"tc\_resnet8" in text  # scores, differences, other targets
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 3 and not re.search(r"(?<!\\)[%#_]", text)
 
 
 def test_damaged_and_unfinished_runs_are_named_and_the_rest_is_reported(cache, tmp_path):
@@ -282,6 +316,11 @@ def test_a_report_is_the_same_twice_and_overwrites_its_own_alone(cache, tmp_path
     with pytest.raises(TkdError, match="not made by tkd report"):
         report([tmp_path / "runs"], tmp_path / "site")
     assert [file.name for file in (tmp_path / "site").iterdir()] == ["index.html"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "runs.csv").write_text("mine")
+    with pytest.raises(TkdError, match=r"runs.csv: there already, and not made by tkd report"):
+        report([tmp_path / "runs"], tmp_path / "mine")
+    assert [file.read_text() for file in (tmp_path / "mine").iterdir()] == ["mine"]
 
 
 def test_what_training_leaves_is_what_a_report_reads(cache, tmp_path):

@@ -1,5 +1,6 @@
 """The page: whole without the network, sound in a real browser at two widths; what is missing is said."""
 
+import dataclasses
 import html.parser
 import re
 import shutil
@@ -12,6 +13,7 @@ from browser import Browser, find_chromium
 from report_runs import LABELS, RATE, make_cache, make_run, pcm
 from safetensors.numpy import save_file
 
+from pipeline.data.spoken.synth import mini
 from pipeline.report.drawing.charts import Series, chart
 from pipeline.report.drawing.markup import Markup, element
 from pipeline.report.examples import Recordings, rows_by_label
@@ -29,7 +31,7 @@ def cache(tmp_path_factory):
 def recordings(cache):
     ids = cache.read("clip_id")
     rows = {str(name): SimpleNamespace(row=n, snr_db=float(n % 16)) for n, name in enumerate(ids)}
-    return Recordings(rows, lambda clip: pcm(clip.row), RATE)
+    return Recordings(rows, lambda clip: pcm(clip.row), RATE, "b" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +110,16 @@ def test_what_no_page_may_hold_becomes_a_replacement_character():
 
 def test_sound_is_given_only_where_it_is_that_of_the_cache(cache, recordings, tmp_path):
     make_run(tmp_path / "runs" / "a", cache, 0.5)
-    other = Recordings(recordings.clips, lambda clip: pcm(clip.row + 1), RATE)
+    other = Recordings(recordings.clips, lambda clip: pcm(clip.row + 1), RATE, "b" * 64)
     report([tmp_path / "runs"], tmp_path / "out", other)
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "<audio" not in text and "sounds otherwise in the data set given with --data" in text
-    report([tmp_path / "runs"], tmp_path / "out", Recordings({}, pcm, RATE))
+    report([tmp_path / "runs"], tmp_path / "out", Recordings({}, pcm, RATE, "b" * 64))
     assert "not in the data set given with --data" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert '<section id="noise">' in text
+    said = report([tmp_path / "runs"], tmp_path / "out", dataclasses.replace(recordings, sha256="c" * 64))
+    assert any(line.startswith("--data: not the data set of these runs' caches") for line in said)
+    assert '<section id="noise">' not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
 def test_without_the_cache_and_of_earlier_runs_what_is_missing_is_said(tmp_path):
@@ -153,8 +159,9 @@ def test_several_labels_a_clip_give_average_precisions(tmp_path):
 
 
 def test_lengths_and_shares_of_the_data_are_drawn_where_there_are_several(tmp_path):
-    for seconds in (1.0, 2.0):
-        cache = make_cache(tmp_path / f"{seconds}.zarr", n_test=20, keep="rollout", length_seconds=seconds, kind="same")
+    for seconds in (4.0, 8.0):
+        recipe = mini(seconds).recipe()
+        cache = make_cache(tmp_path / f"{seconds}.zarr", n_test=20, keep="rollout", dataset=recipe["name"], **recipe)
         for fraction in (0.1, 1.0):
             for weight in (0.0, 0.25):
                 settings = {"kd_weight": weight, "fraction": fraction}
@@ -162,6 +169,7 @@ def test_lengths_and_shares_of_the_data_are_drawn_where_there_are_several(tmp_pa
     report([tmp_path / "runs"], tmp_path / "out")
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert text.count("accuracy, % against clip length, s") == 2  # a share each
+    assert "mini, mini-8s: test accuracy" in text and "Its speech and noise are synthetic." in text
     assert text.count("accuracy, % against share of the training clips") == 2  # a length each
 
 

@@ -1,5 +1,6 @@
 """`tkd report`."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -38,10 +39,14 @@ def report_command(runs, out, data, others) -> None:
 
     from cache_schema import open_cache
     from pipeline.report.folder import report
+    from pipeline.report.text.provenance import place
 
     torch.set_num_threads(1)  # clips one at a time, through networks so small that threads wait for each other
     caches = [open_cache(other) for other in others]
-    for line in report(list(runs), out or runs[0], _recordings(data) if data else None, caches):
+    words = ["tkd", "report", *runs, *(("--data", data) if data else ())]
+    words += [word for other in others for word in ("--test-on", other)] + (["--out", out] if out else [])
+    command = shlex.join(place(str(word)) for word in words)
+    for line in report(list(runs), out or runs[0], _recordings(data) if data else None, caches, command):
         click.echo(line)
 
 
@@ -54,4 +59,4 @@ def _recordings(data: Path):
 
     manifest = read_manifest(data)
     rows = {clip.clip_id: clip for clip in manifest.clips}
-    return Recordings(rows, partial(render_clip, manifest.audio_root), manifest.info.sample_rate)
+    return Recordings(rows, partial(render_clip, manifest.audio_root), manifest.info.sample_rate, manifest.sha256())

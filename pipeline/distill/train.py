@@ -260,6 +260,7 @@ def _finish(
         "epochs": progression.epoch,
         "best_epoch": progression.best_epoch,
         "seconds": round(progression.seconds, 1),
+        "threads": torch.get_num_threads(),
         "attention_in_event": scores.attention["in_event"],
         "attention": scores.attention,
         "teacher": {

@@ -31,11 +31,17 @@ class Recordings:
         clips: Its rows by clip_id; each has `snr_db`, None where nothing was mixed.
         render: A row's PCM, int16 (n_samples,).
         sample_rate: Hz.
+        sha256: Of its manifest, as a cache notes it.
     """
 
     clips: Mapping[str, Any]
     render: Callable[[Any], np.ndarray]
     sample_rate: int
+    sha256: str
+
+    def are_of(self, cache: Cache) -> bool:
+        """Returns whether the cache was made of this data set."""
+        return cache.metadata["dataset"]["manifest_sha256"] == self.sha256
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,16 @@ from pipeline.report.text.table import footnotes, table
 from pipeline.report.text.tables import cells_csv, latex, markdown, runs_csv
 from pipeline.report.text.verdict import verdict
 
+PAGE, FILES = "index.html", ("table.md", "results.md", "results.tex", "results.csv", "runs.csv", "attention.png")
 _MOST_LINES = 8  # in the figure; more cannot be told apart
 
 
 def report(
-    paths: list[Path], out: Path, recordings: Recordings | None = None, others: Sequence[Cache] = ()
+    paths: list[Path],
+    out: Path,
+    recordings: Recordings | None = None,
+    others: Sequence[Cache] = (),
+    command: str = "tkd report",
 ) -> list[str]:
     """Writes a report into the folder `out` and returns the lines to show.
 
@@ -35,6 +40,7 @@ def report(
         out: Made where it is not there.
         recordings: The prepared data set the first cache was made of.
         others: Caches whose test splits the runs are scored on, too.
+        command: That the page names as what makes it.
 
     Raises:
         TkdError: no complete runs, or something else in the way.
@@ -44,6 +50,9 @@ def report(
     evidence = find_evidence(records)
     tables, repeated = results_of(records, evidence)
     remarks += repeated
+    caches = [it.cache for it in evidence.values() if it.cache is not None]
+    if recordings is not None and caches and not any(map(recordings.are_of, caches)):
+        remarks.append("--data: not the data set of these runs' caches: no clip to play, no scores by SNR.")
     elsewhere: list[Results] = []
     for cache in others:
         found, unsuited = score_elsewhere(tables, cache)
@@ -60,10 +69,14 @@ def report(
         "results.md": ("\n\n".join(map(markdown, whole)) + "\n", "students x kd weights, mean and spread over seeds"),
         "results.tex": ("\n\n".join(map(latex, whole)) + "\n", "the same for LaTeX (booktabs)"),
         "results.csv": (cells_csv(whole), "the same, a row a cell"),
-        "runs.csv": (runs_csv(records), "a row a run, with its settings"),
-        "index.html": (index_page(records, tables, elsewhere, recordings, remarks), "the page: open it in a browser"),
+        "runs.csv": (runs_csv(records, elsewhere), "a row a run and test split, with its settings"),
+        "index.html": (
+            index_page(records, tables, elsewhere, recordings, remarks, command),
+            "the page: open it in a browser",
+        ),
     }
-    for name, (content, _) in files.items():
+    for name in sorted(files, key=lambda name: name != PAGE):  # the page first: it says whose the folder is
+        content, _ = files[name]
         partial = out / f"{name}.{os.getpid()}.partial"
         partial.write_bytes(content.encode("utf-8", "backslashreplace"))  # file names may be bytes
         os.replace(partial, out / name)
@@ -73,12 +86,15 @@ def report(
 
 
 def _require_ours(out: Path) -> None:
-    """Raises TkdError if the folder cannot be written, or holds a page that no report made."""
+    """Raises TkdError if the folder cannot be written, or holds files of these names that no report made."""
     if out.exists() and not out.is_dir():
         raise TkdError(f"{out}: a file, expected a folder. Give another --out.")
-    page = out / "index.html"
-    if page.exists() and GENERATOR.encode() not in page.read_bytes()[:2000]:
-        raise TkdError(f"{page}: there already, and not made by tkd report. Give another --out.")
+    page = out / PAGE
+    if page.exists() and GENERATOR.encode() in page.read_bytes()[:2000]:
+        return
+    for name in (PAGE, *FILES):
+        if (out / name).exists():
+            raise TkdError(f"{out / name}: there already, and not made by tkd report. Give another --out.")
 
 
 def _figure(tables: list[Results], by_cache: dict[str, list[Record]], evidence: dict[str, Evidence], file: Path) -> str:

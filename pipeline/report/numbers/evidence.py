@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from cache_schema import Cache, CacheError, open_cache
 from pipeline.errors import TkdError
 from pipeline.report.numbers.records import Record, test_outputs
+from pipeline.report.numbers.statistics import resampled_scores
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Evidence:
     cache_id: str
     cache: Cache | None
     remarks: list[str] = field(default_factory=list)
+    _resampled: dict[Path, np.ndarray | None] = field(default_factory=dict, repr=False)
     trained_from: ClassVar[bool] = True
 
     @property
@@ -77,6 +80,14 @@ class Evidence:
             if str(error) not in self.remarks:
                 self.remarks.append(str(error))
             return None
+
+    def resampled(self, record: Record) -> np.ndarray | None:
+        """Returns a run's scores on resamples of the test split, (n_resamples,); None where its logits are missing."""
+        if record.path not in self._resampled:
+            logits = self.logits(record)
+            scores = None if logits is None else resampled_scores(self.task, logits, self.labels)
+            self._resampled[record.path] = scores
+        return self._resampled[record.path]
 
 
 def find_evidence(records: list[Record]) -> dict[str, Evidence]:

@@ -1,6 +1,7 @@
 """The papers' tables as numbers: students x kd weights of one cache and one choice of all other settings."""
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from pipeline.report.numbers.evidence import Evidence
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.settings import CONTROLS, differing, in_words, key_of, same_vanilla, settings_of
-from pipeline.report.numbers.statistics import Difference, paired_bootstrap, paired_t, spread
+from pipeline.report.numbers.statistics import Difference, paired, spread
 from students import STUDENTS
 
 
@@ -56,10 +57,9 @@ class Cell:
         """Standard deviation of the test scores over seeds; None of one seed."""
         return spread(self.tests)
 
-    @property
-    def validation(self) -> float:
-        """Mean validation score."""
-        return float(np.mean([run.metrics["validation"] for run in self.runs]))
+    def validation(self, seeds: Collection[int] = ()) -> float:
+        """Returns the mean validation score of the runs of these seeds; without any, of all."""
+        return float(np.mean([run.metrics["validation"] for run in self.runs if not seeds or run.seed in seeds]))
 
     def measure(self, name: str) -> float | None:
         """Returns the mean of an attention measure over the runs that have it."""
@@ -110,6 +110,24 @@ class Results:
         columns = {column for _, column in self.cells}
         return sorted(columns, key=lambda it: (it != VANILLA, it.is_control, it.frame_weights != "rollout", *it))
 
+    @property
+    def papers_columns(self) -> list[Column]:
+        """Vanilla and the rollout by weight: the columns of the papers' tables."""
+        return [column for column in self.columns if column.frame_weights == "rollout"]
+
+    @property
+    def other_columns(self) -> list[Column]:
+        """Other choices of the teacher's weights, and controls; before them the rollout at the same kd weights."""
+        others = [column for column in self.columns if column.frame_weights != "rollout"]
+        weights = {column.kd_weight for column in others}
+        return [it for it in self.papers_columns if it.kd_weight in weights] + others
+
+    @property
+    def students_of_others(self) -> list[str]:
+        """Those trained with anything but the rollout."""
+        others = {student for student, column in self.cells if column.frame_weights != "rollout"}
+        return [student for student in self.students if student in others]
+
     @cached_property
     def seeds(self) -> int:
         """Runs of most cells."""
@@ -128,25 +146,38 @@ class Results:
 
         The test split has no say. Controls do not stand for election: they are there to be compared with.
         """
-        best: dict[str, Column] = {}
-        for student in self.students:
-            mine = [column for column in self.columns if (student, column) in self.cells and not column.is_control]
-            if mine:
-                best[student] = max(mine, key=lambda column: _or_worst(self.cells[student, column].validation))
-        return best
+        found = {student: self.best(student, self.columns) for student in self.students}
+        return {student: column for student, column in found.items() if column is not None}
+
+    def best(self, student: str, columns: Iterable[Column]) -> Column | None:
+        """Returns of these columns the student's best by mean validation score, over the seeds that all of them have.
+
+        Of columns that have no seed in common, those with the most seeds are compared. Controls are left out.
+        """
+        mine = {it: self.cells[student, it] for it in columns if (student, it) in self.cells and not it.is_control}
+        if not mine:
+            return None
+        seeds = {column: {run.seed for run in cell.runs} for column, cell in mine.items()}
+        common = set.intersection(*seeds.values())
+        if not common:
+            most = max(map(len, seeds.values()))
+            mine = {column: cell for column, cell in mine.items() if len(seeds[column]) == most}
+        return max(mine, key=lambda column: _or_worst(mine[column].validation(common)))
+
+    def pairs(self, student: str, ours: Column, other: Column) -> list[tuple[Record, Record]]:
+        """Returns the runs of two columns that have the same seed."""
+        runs = {run.seed: run for run in self.cells.get((student, other), Cell([])).runs}
+        return [(run, runs[run.seed]) for run in self.cells[student, ours].runs if run.seed in runs]
 
     def against(self, student: str, ours: Column, other: Column) -> Difference | None:
         """Returns the paired difference of two columns; None without a seed that both have."""
-        runs = {run.seed: run for run in self.cells.get((student, other), Cell([])).runs}
-        pairs = [(run, runs[run.seed]) for run in self.cells[student, ours].runs if run.seed in runs]
+        pairs = self.pairs(student, ours, other)
         if not pairs:
             return None
-        difference = paired_t([mine.metrics["test"] - theirs.metrics["test"] for mine, theirs in pairs])
-        if len(pairs) == 1:
-            logits = [self.evidence.logits(run) for run in pairs[0]]
-            if all(values is not None for values in logits):
-                return paired_bootstrap(self.evidence.task, *logits, self.evidence.labels)
-        return difference
+        differences = [mine.metrics["test"] - theirs.metrics["test"] for mine, theirs in pairs]
+        scores = [[self.evidence.resampled(run) for run in pair] for pair in pairs]
+        known = all(one is not None for pair in scores for one in pair)
+        return paired(differences, [mine - theirs for mine, theirs in scores] if known else None)
 
 
 def results_of(records: list[Record], evidence: dict[str, Evidence]) -> tuple[list[Results], list[str]]:

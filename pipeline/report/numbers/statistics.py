@@ -1,12 +1,9 @@
 """Mean, spread and paired differences, with intervals that say what they are of."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-
-from pipeline.tasks import task_score
 
 LEVEL = 0.95
 N_RESAMPLES = {"single_label": 2000, "multi_label": 200}  # of the test clips; mAP sorts every class in each
@@ -14,7 +11,7 @@ N_RESAMPLES = {"single_label": 2000, "multi_label": 200}  # of the test clips; m
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference, and its 95 % confidence interval.
+    """A mean difference, and its 95 % confidence intervals.
 
     Attributes:
         mean: Over the seeds.
@@ -22,6 +19,7 @@ class Difference:
         high: Likewise.
         n_seeds: Pairs of runs of the same seed.
         method: "t": over seeds; "bootstrap": over test clips, of one seed; "": none.
+        over_clips: Of "t", where the runs' outputs were kept, the interval of the same mean over test clips.
     """
 
     mean: float
@@ -29,13 +27,18 @@ class Difference:
     high: float | None
     n_seeds: int
     method: str
+    over_clips: tuple[float, float] | None = None
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval excludes zero, else 0."""
-        if self.low is None:
+        """1 or -1 where zero is outside the interval, and outside that over test clips if there is one; else 0.
+
+        Of three seeds some agree by chance, and their interval then is narrower than the clips allow.
+        """
+        intervals = [bounds for bounds in ((self.low, self.high), self.over_clips) if bounds and bounds[0] is not None]
+        if not intervals:
             return 0
-        return int(self.low > 0) - int(self.high < 0)  # of NaN neither is true
+        return int(all(low > 0 for low, _ in intervals)) - int(all(high < 0 for _, high in intervals))  # not if NaN
 
 
 def spread(values: list[float]) -> float | None:
@@ -56,28 +59,38 @@ def paired_t(differences: list[float]) -> Difference:
     return Difference(mean, mean - half, mean + half, n, "t")
 
 
-def paired_bootstrap(task: str, ours: np.ndarray, vanilla: np.ndarray, labels: np.ndarray) -> Difference:
-    """Returns the difference in the task's metric of two runs, with the percentile interval over resampled test clips.
-
-    What another draw of test clips would change is covered, what another seed would change is not.
+def resampled_scores(task: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns a run's scores on resamples of the test clips, (n_resamples,): the same resamples for every run.
 
     Args:
         task: single_label or multi_label.
-        ours: (n, n_classes) logits.
-        vanilla: (n, n_classes) logits of the same clips.
+        logits: (n, n_classes).
         labels: (n,) classes, or (n, n_classes) of 0 and 1.
     """
     n = len(labels)
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), N_RESAMPLES[task])  # (resample, clip)
     if task == "single_label":
-        correct = [(logits.argmax(axis=1) == labels).astype(np.float64) for logits in (ours, vanilla)]
-        resampled, mean = counts @ (correct[0] - correct[1]) / n, float(np.mean(correct[0] - correct[1]))
-    else:
-        scores = [resampled_map(logits, labels, counts) for logits in (ours, vanilla)]
-        resampled = scores[0] - scores[1]
-        mean = _map(ours, labels) - _map(vanilla, labels)
-    low, high = np.quantile(resampled, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    return Difference(mean, float(low), float(high), 1, "bootstrap")
+        return counts @ (logits.argmax(axis=1) == labels).astype(np.float64) / n
+    return resampled_map(logits, labels, counts)
+
+
+def paired(differences: list[float], resampled: list[np.ndarray] | None) -> Difference:
+    """Returns the mean of differences, one a seed, with its intervals.
+
+    Over seeds what another seed would change is covered; over test clips, by the paired bootstrap (percentiles), what
+    another draw of clips would.
+
+    Args:
+        differences: Of the runs' scores, ours less the other's.
+        resampled: The same of `resampled_scores`, (n_resamples,) each; None where outputs are missing.
+    """
+    difference = paired_t(differences)
+    if resampled is None:
+        return difference
+    low, high = map(float, np.quantile(np.mean(resampled, axis=0), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]))
+    if difference.low is None:
+        return replace(difference, low=low, high=high, method="bootstrap")
+    return replace(difference, over_clips=(low, high))
 
 
 def resampled_map(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -125,7 +138,3 @@ def _t_probability(t: float, n_degrees: int) -> float:
         term *= cosine**2 * (step - 1) / step
     within = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
     return 0.5 + within / 2
-
-
-def _map(logits: np.ndarray, labels: np.ndarray) -> float:
-    return task_score("multi_label", torch.from_numpy(logits), torch.from_numpy(labels))

@@ -9,45 +9,50 @@ from pipeline.report.drawing.svg import legend
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.results import VANILLA, Column, Results
 from pipeline.report.numbers.settings import key_of
-from pipeline.report.page.section import Section, column_legend, pair, style_of
+from pipeline.report.page.section import DISTILLED, Section, column_legend, pair, style_of
 from pipeline.report.text.words import student_name, unit
 from students import STUDENTS, student_facts
 
 
 def learning_curves(tables: list[Results]) -> Section:
-    """Returns validation score and attention by epoch, a thin line a run."""
+    """Returns validation score and attention by epoch, the mean over seeds."""
     parts: list[Content] = []
     for results in tables:
-        whats = {"validation": unit(results.metric), "attention_in_event": "attention in event"}
-        found = {what: _curves(results, what, label) for what, label in whats.items()}
-        if found["validation"]:
-            parts.append(column_legend(results, results.columns))
-            parts.append(figure(found["validation"], f"{results.title}: validation score by epoch; a line a run."))
-        if found["attention_in_event"]:
-            caption = f"{results.title}: share of the student's attention inside the event, validation split."
-            parts.append(figure(found["attention_in_event"], caption))
+        for students, columns in (
+            (results.students, results.papers_columns),
+            (results.students_of_others, results.other_columns),
+        ):
+            whats = {"validation": unit(results.metric), "attention_in_event": "attention in event"}
+            found = {what: _curves(results, students, columns, what, label) for what, label in whats.items()}
+            if found["validation"]:
+                parts.append(column_legend(results, columns))
+                caption = f"{results.title}: validation score by epoch, mean over seeds."
+                parts.append(figure(found["validation"], caption))
+            if found["attention_in_event"]:
+                caption = f"{results.title}: share of the student's attention inside the event, validation split."
+                parts.append(figure(found["attention_in_event"], caption))
     return Section("curves", "Learning curves", parts)
 
 
-def _curves(results: Results, what: str, label: str) -> list[Markup]:
+def _curves(results: Results, students: list[str], columns: list[Column], what: str, label: str) -> list[Markup]:
     scale, charts = 100 if what == "validation" and results.metric == "accuracy" else 1, []
-    for student in results.students:
-        series = [
-            _curve(results, column, run, what, scale)
-            for column in results.columns
-            for run in _runs(results, student, column)
-        ]
+    for student in students:
+        series = [_curve(results, student, column, what, scale) for column in columns]
         series = [one for one in series if any(not math.isnan(y) for _, y in one.points)]
         if series:
-            description = f"{len(series)} runs of {student_name(student)}, on the validation split."
+            description = f"{student_name(student)} on the validation split, by epoch."
             charts.append(chart(student_name(student), description, series, "epoch", label))
     return charts
 
 
-def _curve(results: Results, column: Column, run: Record, name: str, scale: float) -> Series:
-    points = [(_number(it.get("epoch")), scale * _number(it.get(name))) for it in run.history]
+def _curve(results: Results, student: str, column: Column, name: str, scale: float) -> Series:
+    by_epoch: dict[float, list[float]] = {}
+    for run in _runs(results, student, column):
+        for it in run.history:
+            by_epoch.setdefault(_number(it.get("epoch")), []).append(scale * _number(it.get(name)))
+    points = [(epoch, sum(values) / len(values)) for epoch, values in sorted(by_epoch.items())]
     colour, dashed = style_of(results, column)
-    return Series(f"kd {column.name}, seed {run.seed}", points, colour, width=1.1, dashed=dashed)
+    return Series(f"kd {column.name}", points, colour, width=1.4, dashed=dashed)
 
 
 def by_length(tables: list[Results]) -> Section:
@@ -58,14 +63,14 @@ def by_length(tables: list[Results]) -> Section:
         "clip length, s",
         tables,
         lambda results: results.evidence.seconds,
-        lambda results: (results.dataset, results.metric, key_of(results.settings), _recipe(results)),
+        lambda results: (results.metric, key_of(results.settings), _recipe(results)),
     )
 
 
 def _recipe(results: Results) -> str:
-    """Returns what data sets have in common that differ in length alone."""
+    """Returns what data sets have in common that differ in length alone; one in their names says so, too: mini-8s."""
     recipe = results.evidence.recipe
-    return key_of({name: value for name, value in recipe.items() if name != "length_seconds"})
+    return key_of({name: value for name, value in recipe.items() if name not in ("length_seconds", "name")})
 
 
 def by_fraction(tables: list[Results]) -> Section:
@@ -100,12 +105,14 @@ def _against(name: str, title: str, x_label: str, tables: list[Results], x_of, s
         charts = []
         for student in students:
             found: dict[str, list] = {}
-            for results in sorted(group, key=x_of):
-                for column in pair(results, student):
+            ours = [results for results in group if student in results.students]
+            in_all = set.intersection(*({it for name, it in results.cells if name == student} for results in ours))
+            for results in sorted(ours, key=x_of):
+                for column in pair(results, student, [it for it in results.columns if it in in_all]):
                     cell = results.cells[student, column]
                     scale = 100 if results.metric == "accuracy" else 1
                     bar = None if cell.deviation is None else scale * cell.deviation
-                    role = "without KD" if column == VANILLA else "with KD"
+                    role = "without KD" if column == VANILLA else DISTILLED
                     found.setdefault(role, []).append((float(x_of(results)), scale * cell.mean, bar))
             if len({x for places in found.values() for x, *_ in places}) < 2:
                 continue
@@ -131,8 +138,10 @@ def _against(name: str, title: str, x_label: str, tables: list[Results], x_of, s
             )
         if not charts:
             continue
-        names = legend([("without KD", "v", False), ("with KD, the weight chosen on validation", "k2", False)])
-        caption = f"{group[0].dataset}: test {unit(group[0].metric)}, mean and standard deviation over seeds."
+        names = legend([("without KD", "v", False), (DISTILLED, "k2", False)])
+        said = "; of the weights that all of them have" if len(group) > 1 else ""
+        datasets = ", ".join(dict.fromkeys(results.dataset for results in group))
+        caption = f"{datasets}: test {unit(group[0].metric)}, mean and standard deviation over seeds{said}."
         parts.append([names, figure(charts, caption)])
     return Section(name, title, parts)
 
@@ -161,17 +170,14 @@ def costs(tables: list[Results]) -> Section:
             charts.append(
                 chart(
                     x_label.capitalize(),
-                    "Rings without KD, dots with the weight chosen on validation.",
+                    f"Rings without KD, dots {DISTILLED}.",
                     series,
                     x_label,
                     unit(results.metric),
                     log_x=True,
                 )
             )
-        caption = (
-            f"{results.title}: rings are vanilla students, dots the same distilled, at the weight chosen on validation."
-        )
-        parts.append(figure(charts, caption))
+        parts.append(figure(charts, f"{results.title}: rings are vanilla students, dots the same {DISTILLED}."))
     return Section("costs", "Size and work against score", parts)
 
 

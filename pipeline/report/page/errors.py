@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from pipeline.report.drawing.charts import Series, chart, heat_map
-from pipeline.report.drawing.markup import Content, figure
+from pipeline.report.drawing.markup import Content, element, figure, table
 from pipeline.report.drawing.svg import legend
 from pipeline.report.examples import Recordings
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.results import VANILLA, Column, Results
-from pipeline.report.page.section import Section, pair
+from pipeline.report.page.section import DISTILLED, Section, pair
 from pipeline.report.text.words import student_name, unit
 from pipeline.tasks import mean_average_precision
 
@@ -43,7 +43,7 @@ def _outputs(results: Results, student: str) -> list[tuple[Column, Record, np.nd
 
 def _confusion_figures(results: Results, outputs: dict[str, list]) -> list[Content]:
     parts = []
-    for distilled, said in ((False, "without KD"), (True, "with KD, at the weight chosen on validation")):
+    for distilled, said in ((False, "without KD"), (True, DISTILLED)):
         charts = [
             _confusion(f"{student_name(student)}, {_called(column)}", run, logits, results.evidence)
             for student, found in outputs.items()
@@ -96,14 +96,14 @@ def by_noise(tables: list[Results], recordings: Recordings | None) -> Section:
     parts: list[Content] = []
     for results in tables if recordings is not None else []:
         evidence = results.evidence
-        if evidence.cache is None or evidence.task != "single_label":
+        if evidence.cache is None or evidence.task != "single_label" or not recordings.are_of(evidence.cache):
             continue
         rows = [recordings.clips.get(str(name)) for name in evidence.clip_id]
         snr = np.array([np.nan if row is None or row.snr_db is None else row.snr_db for row in rows])
         bins = _bins(snr)
         if not bins:
             continue
-        charts = []
+        charts, rows = [], []
         for student in results.students:
             series = []
             for column in pair(results, student):
@@ -114,6 +114,7 @@ def by_noise(tables: list[Results], recordings: Recordings | None) -> Section:
                     points = [(float(snr[inside].mean()), 100 * float(right[inside].mean())) for inside in bins]
                     colour = "v" if column == VANILLA else "k2"
                     series.append(Series(_called(column), points, colour, marks=2.4))
+                    rows.append([student_name(student), column.name, *(f"{y:.2f}" for _, y in points)])
             if series:
                 description = "Share of the test clips got right, by signal-to-noise ratio."
                 charts.append(chart(student_name(student), description, series, "SNR, dB", unit(results.metric)))
@@ -123,8 +124,10 @@ def by_noise(tables: list[Results], recordings: Recordings | None) -> Section:
                 f"{results.title}: test accuracy by SNR, mean over seeds; {len(bins)} bins of {sizes} clips that have "
                 "one (silence has none). No stretch of noise is in two splits: that of these clips was not trained on."
             )
-            names = legend([("without KD", "v", False), ("with KD, the weight chosen on validation", "k2", False)])
+            names = legend([("without KD", "v", False), (DISTILLED, "k2", False)])
             parts.append([names, figure(charts, caption)])
+            head = ["student", "kd", *(f"{snr[inside].min():.0f} to {snr[inside].max():.0f} dB" for inside in bins)]
+            parts.append(element("details", element("summary", "The same in numbers"), table(head, rows)))
     return Section("noise", "Accuracy by signal-to-noise ratio", parts)
 
 

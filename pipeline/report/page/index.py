@@ -10,6 +10,7 @@ from pipeline.report.page.attention import maps, measures, mixtures
 from pipeline.report.page.clips import overlays
 from pipeline.report.page.curves import by_fraction, by_length, costs, learning_curves
 from pipeline.report.page.errors import by_noise, confusions
+from pipeline.report.page.introduction import introduction
 from pipeline.report.page.look import SCRIPT, STYLE
 from pipeline.report.page.scores import elsewhere, score_tables, summary
 from pipeline.report.page.section import Section
@@ -24,6 +25,7 @@ def index_page(
     elsewhere_tables: list[Results],
     recordings: Recordings | None,
     remarks: Sequence[str],
+    command: str,
 ) -> Markup:
     """Returns the page.
 
@@ -33,6 +35,7 @@ def index_page(
         elsewhere_tables: What they come to on other caches.
         recordings: The prepared data set, for sound and SNR; None where it is not given.
         remarks: What was left out so far, and why.
+        command: That makes it.
     """
     sections = [
         summary(tables),
@@ -48,7 +51,7 @@ def index_page(
         mixtures(tables),
         confusions(tables),
         by_noise(tables, recordings),
-        provenance(records),
+        provenance(records, elsewhere_tables, command),
     ]
     missing = left_out(records, tables, recordings, remarks)
     sections.append(Section("missing", "Left out", [element("ul", [element("li", said) for said in missing])]))
@@ -61,6 +64,7 @@ def index_page(
         "header",
         element("h1", title),
         element("p", f"{runs} of {students} from {caches}.", class_="lead"),
+        [element("p", sentence) for sentence in introduction(tables)],
         element("nav", [element("a", it.title, href=f"#{it.name}") for it in shown], aria_label="sections"),
     )
     body = [element("section", element("h2", it.title), it.content, id=it.name) for it in shown]
@@ -68,10 +72,15 @@ def index_page(
     return page(title, [head, element("main", body), foot], STYLE, SCRIPT)
 
 
-def provenance(records: list[Record]) -> Section:
+def provenance(records: list[Record], elsewhere_tables: list[Results], command: str) -> Section:
     """Returns where every number is from, and the command that makes it again."""
     caches = [
         element("li", element("code", cache_id), ", of ", _dataset(records, cache_id)) for cache_id in _caches(records)
+    ]
+    others = {it.evidence.cache_id: it for it in elsewhere_tables}
+    caches += [
+        element("li", element("code", cache_id), f", of {it.dataset}, scored on: {place(it.evidence.cache.location)}")
+        for cache_id, it in others.items()
     ]
     runs = [element("li", _described(record)) for record in records]
     return Section(
@@ -80,6 +89,7 @@ def provenance(records: list[Record]) -> Section:
         [
             element("p", "Caches (cache_id: of content and origin, the same in any container):"),
             element("ul", caches),
+            element("p", "This page: ", element("code", command)),
             element(
                 "details", element("summary", f"All {_count(len(records), 'run')}"), element("ol", runs, class_="runs")
             ),
@@ -97,7 +107,7 @@ def _described(record: Record) -> Content:
         f": {metrics['metric']} {validation} on validation, {test} on test; cache ",
         element("code", metrics["cache_id"][:12]),
         element("br"),
-        element("code", train_command(record.config, str(record.path))),
+        element("code", train_command(record.config, str(record.path), metrics.get("threads"))),
     ]
 
 

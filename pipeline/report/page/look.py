@@ -27,7 +27,8 @@ p { margin: .5rem 0; }
 .lead { color: var(--soft); }
 .verdict { border-left: 3px solid var(--k2); padding: .1rem 0 .1rem 1rem; margin: 1rem 0; }
 .verdict h3 { margin-top: 0; }
-.verdict p:last-child { color: var(--soft); font-size: .86rem; }
+.verdict ul { padding-left: 1.1rem; }
+.verdict li:last-child { color: var(--soft); font-size: .86rem; }
 .note { color: var(--soft); font-size: .86rem; }
 a { color: var(--link); }
 nav { font: .88rem/1.5 system-ui, sans-serif; margin: 1rem 0 0; display: flex; flex-wrap: wrap; gap: .2rem 1rem; }

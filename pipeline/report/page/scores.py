@@ -5,9 +5,9 @@ from pipeline.report.numbers.published import published
 from pipeline.report.numbers.results import VANILLA, Column, Results
 from pipeline.report.numbers.settings import in_words
 from pipeline.report.page.section import Section
-from pipeline.report.text.tables import notes
+from pipeline.report.text.tables import marked_difference, notes, target_name
 from pipeline.report.text.verdict import verdict
-from pipeline.report.text.words import cell_text, difference_text, score, student_name
+from pipeline.report.text.words import cell_text, score, student_name
 
 
 def summary(tables: list[Results]) -> Section:
@@ -35,7 +35,7 @@ def _verdicts(tables: list[Results]) -> Content:
         element(
             "div",
             element("h3", results.title),
-            [element("p", sentence) for sentence in verdict(results)],
+            element("ul", [element("li", sentence) for sentence in verdict(results)]),
             class_="verdict",
         )
         for results in tables
@@ -48,22 +48,35 @@ def score_tables(tables: list[Results]) -> Section:
 
 
 def _score_table(number: int, results: Results) -> Content:
-    paper = published(results.dataset, results.evidence)
-    rows: list[list[Content]] = []
-    for student in results.students:
-        row: list[Content] = [student_name(student)]
-        for column in results.columns:
-            row.append(_score_cell(results, student, column, paper))
-        rows.append(row)
-    head = ["student", *("0 (vanilla)" if column == VANILLA else column.name for column in results.columns)]
     said, settings = notes(results), in_words(results.settings)
     caption = [element("b", f"Table {number}. {results.title}."), " ", said[0]]
-    framed = "Framed: the weight with the best validation score." if results.chosen else ""
+    framed = "Framed: the best validation score." if results.chosen else ""
     return [
-        table(head, rows, caption),
+        _papers_table(results, caption) if results.papers_columns else None,
+        _targets_table(results, number) if results.other_columns else None,
         element("p", " ".join([framed, *said[1:]]), class_="note"),
         element("details", element("summary", "Settings"), element("p", settings, class_="note")),
     ]
+
+
+def _papers_table(results: Results, caption: Content) -> Content:
+    paper, columns = published(results.dataset, results.evidence), results.papers_columns
+    rows: list[list[Content]] = [
+        [student_name(student), *(_score_cell(results, student, column, paper) for column in columns)]
+        for student in results.students
+    ]
+    head = ["student", *("0 (vanilla)" if column == VANILLA else column.name for column in columns)]
+    return table(head, rows, caption)
+
+
+def _targets_table(results: Results, number: int) -> Content:
+    students = results.students_of_others
+    rows: list[list[Content]] = [
+        [target_name(column), *(_score_cell(results, student, column, None) for student in students)]
+        for column in results.other_columns
+    ]
+    caption = [element("b", f"Table {number}, continued."), " Other frame weights, and the rollout at their weight."]
+    return table(["frame weights, kd weight", *map(student_name, students)], rows, caption)
 
 
 def _score_cell(results: Results, student: str, column: Column, paper) -> Content:
@@ -76,7 +89,7 @@ def _score_cell(results: Results, student: str, column: Column, paper) -> Conten
     difference = results.differences.get((student, column))
     if difference:
         judged = {1: "good", -1: "bad", 0: None}[difference.sign]
-        parts.append(element("small", difference_text(results.metric, difference, results.seeds), class_=judged))
+        parts.append(element("small", marked_difference(results, student, column), class_=judged))
     if paper and column.frame_weights == "rollout" and column.kd_weight in paper[1].get(student, {}):
         value = score(results.metric, paper[1][student][column.kd_weight])
         parts.append(element("small", f"published {value}", class_="paper"))

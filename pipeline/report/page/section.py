@@ -1,5 +1,6 @@
 """What the page's parts have in common."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from pipeline.report.drawing.markup import Content, Markup
@@ -7,6 +8,7 @@ from pipeline.report.drawing.svg import legend
 from pipeline.report.numbers.results import VANILLA, Column, Results
 
 _WEIGHTS, _MAPS = ("k0", "k1", "k2", "k3"), ("m0", "m1", "m2")
+DISTILLED = "with KD, as validation likes it best"
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ def column_legend(results: Results, columns: list[Column]) -> Markup:
     return legend([("without KD" if it == VANILLA else f"kd {it.name}", *style_of(results, it)) for it in columns])
 
 
-def pair(results: Results, student: str) -> list[Column]:
-    """Returns what is compared where there is room for two: vanilla, and the KD column that validation likes best."""
-    distilled = [
-        column
-        for column in results.columns
-        if (student, column) in results.cells and column != VANILLA and not column.is_control
-    ]
-    best = max(distilled, key=lambda it: float(results.cells[student, it].validation), default=None)
+def pair(results: Results, student: str, among: Collection[Column] | None = None) -> list[Column]:
+    """Returns what is compared where there is room for two: vanilla, and the KD column that validation likes best.
+
+    Args:
+        results: The table.
+        student: Of it.
+        among: The columns to choose from; None for all.
+    """
+    distilled = [column for column in (results.columns if among is None else among) if column != VANILLA]
+    best = results.best(student, distilled)
     return [column for column in (VANILLA, best) if column is not None and (student, column) in results.cells]

@@ -10,7 +10,7 @@ from pipeline.distill.config import TrainConfig
 _ALWAYS = ("student", "kd_weight", "seed")
 
 
-def train_command(config: dict[str, Any], out: str) -> str:
+def train_command(config: dict[str, Any], out: str, threads: int | None = None) -> str:
     """Returns the `tkd train` of a run's config.json: the settings that are not today's defaults.
 
     Places below the working directory are given from there, so that a page can be passed on and its commands typed
@@ -20,6 +20,7 @@ def train_command(config: dict[str, Any], out: str) -> str:
     Args:
         config: The content of config.json.
         out: Run directory.
+        threads: That its operations used: with others a CPU rounds otherwise. None where the run does not say.
     """
     words, gone = ["tkd", "train", "--cache", place(str(config.get("cache", "CACHE")))], []
     known = {field.name: field.default for field in fields(TrainConfig)}
@@ -33,6 +34,7 @@ def train_command(config: dict[str, Any], out: str) -> str:
     unstated = [name for name in known if name not in config]
     if unstated:
         gone.append(f"not stated: {', '.join(unstated)}")
+    words += ["--threads", str(threads)] if threads else []
     command = shlex.join([*words, "--out", place(out)])
     return f"{command}  # {'; '.join(gone)}" if gone else command
 

@@ -1,13 +1,15 @@
 """What the numbers say, in words."""
 
+import numpy as np
+
 from pipeline.report.numbers.results import VANILLA, Column, Results
 from pipeline.report.numbers.statistics import Difference
-from pipeline.report.text.words import difference_text, methods, score, seeds_text, student_name, unit
+from pipeline.report.text.words import difference_text, methods, score, seeds_text, student_name, target_words, unit
 
 _CONTROLS = {
     "uniform": "equal weights",
     "shuffled": "the rollout of another clip",
-    "event": "the true event, its upper bound",
+    "event": "the true event",
 }
 
 # By the sign of an interval; None: a single seed without its test outputs has none.
@@ -28,26 +30,53 @@ def verdict(results: Results) -> list[str]:
         if column == VANILLA and any(name == student for name, _ in results.differences):
             kept.append(student_name(student))
         elif difference is not None:
-            vanilla, ours = results.cells[student, VANILLA].mean, results.cells[student, column].mean
-            scores = f"{score(metric, vanilla)} to {score(metric, ours)}, weight {column.name}: "
+            pairs = results.pairs(student, column, VANILLA)
+            ours, vanilla = (np.mean([run.metrics["test"] for run in runs]) for runs in zip(*pairs, strict=True))
+            scores = f"{score(metric, vanilla)} to {score(metric, ours)}, {target_words(column)}: "
             found.append((difference, student, scores))
     sentences = _by_sign(results, found, _TO_VANILLA)
     if kept:
         sentences.append(f"For {_listed(kept)} validation chose no distillation.")
-    sentences += _targets(results)
-    n = len(results.differences)
+    sentences += _losses(results)
+    others, n_others = _targets(results)
+    sentences += others
+    n = len(results.differences) + n_others
     sentences.append(
         f"Numbers are {unit(metric)} on the test split, over {seeds_text(results.seeds)}; the weight was chosen on "
         "validation. Differences are to the same student and seed without distillation, with 95 % confidence "
-        f"intervals ({methods(results)}); of the table's {n} some {0.05 * n:.1f} would exclude zero by chance. The "
-        f"teacher scores {score(metric, results.teacher['test'])}."
+        f"intervals ({methods(results)}). A difference counts where every interval excludes zero; of "
+        f"{n} comparisons some {0.05 * n:.1f} would by chance. The teacher scores "
+        f"{score(metric, results.teacher['test'])}."
     )
     return sentences
 
 
-def _targets(results: Results) -> list[str]:
-    """Returns how the rollout does against controls at the same weight, and how other maps do against the rollout."""
-    sentences = []
+def _losses(results: Results) -> list[str]:
+    """Returns how far the students compared had learned when their training ended."""
+    if not results.evidence.trained_from:
+        return []
+    said = []
+    for student, column in results.chosen.items():
+        if (student, column) in results.differences:
+            pairs = results.pairs(student, column, VANILLA)
+            ends = [
+                [run.history[-1].get("task_loss") for run in runs if run.history] for runs in zip(*pairs, strict=True)
+            ]
+            if all(ends) and all(isinstance(loss, int | float) for losses in ends for loss in losses):
+                ours, vanilla = map(np.mean, ends)
+                said.append(f"{student_name(student)} {vanilla:.2f} and {ours:.2f}")
+    if not said:
+        return []
+    return [
+        f"Task loss in the last epoch of training, without distillation and with it: {'; '.join(said)}. Where it is "
+        "still large without, some of a difference may be one of speed, and be gone after longer training."
+    ]
+
+
+def _targets(results: Results) -> tuple[list[str], int]:
+    """Returns how the rollout does against controls at the same weight, how other maps do against the rollout, and how
+    many comparisons that are."""
+    sentences, n = [], 0
     for other in results.columns:
         rollout = Column("rollout", other.kd_weight)
         if other.frame_weights == "rollout":
@@ -59,6 +88,7 @@ def _targets(results: Results) -> list[str]:
             if {(student, ours), (student, theirs)} <= results.cells.keys()
             and (difference := results.against(student, ours, theirs))
         ]
+        n += len(found)
         said = [it.removesuffix(".") for it in _by_sign(results, found, _TO_OTHERS)]
         if said:
             compared = (
@@ -67,7 +97,7 @@ def _targets(results: Results) -> list[str]:
                 else f"{other.frame_weights} against the rollout"
             )
             sentences.append(f"{compared}, at weight {other.kd_weight:g}: {'; '.join(said)}.")
-    return sentences
+    return sentences, n
 
 
 def _by_sign(results: Results, found: list[tuple[Difference, str, str]], says: dict[int | None, str]) -> list[str]:

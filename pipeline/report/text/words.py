@@ -3,12 +3,12 @@
 import math
 
 from pipeline.report.numbers.published import PAPER_NAMES
-from pipeline.report.numbers.results import Cell, Results
+from pipeline.report.numbers.results import Cell, Column, Results
 from pipeline.report.numbers.statistics import Difference
 
 MINUS = "\N{MINUS SIGN}"
 _METHODS = {
-    "t": "paired t over seeds",
+    "t": "paired t over seeds; not printed: where outputs were kept, a paired bootstrap over the test clips",
     "bootstrap": "one seed: paired bootstrap over the test clips, which says nothing of other seeds",
     "": "one seed: no interval",
 }
@@ -59,6 +59,12 @@ def methods(results: Results) -> str:
     """Returns how the intervals of a table were made, in words."""
     used = {difference.method for difference in results.differences.values()}
     return "; ".join(text for method, text in _METHODS.items() if method in used)
+
+
+def target_words(column: Column) -> str:
+    """Returns what a column is as it stands in a sentence: "weight 0.25", "learned at weight 0.25"."""
+    target = "" if column.frame_weights == "rollout" else f"{column.frame_weights} at "
+    return f"{target}weight {column.kd_weight:g}"
 
 
 def seeds_text(n: int) -> str:
