@@ -11,6 +11,6 @@ class TkdError(Exception):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns a hint for an unknown `name`: the known names, and the most similar one first if there is one."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1) or [one for one in known if one.lower() == name.lower()]
     hint = f"Did you mean {close[0]}? " if close else ""
     return f"{hint}Known: {', '.join(known)}."

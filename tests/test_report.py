@@ -212,6 +212,18 @@ def test_runs_are_scored_on_other_caches_as_tkd_evaluate_scores_them(cache, tmp_
     assert "trained for accuracy; " in page and "several.zarr is multi_label, scored by mAP." in page
 
 
+def test_runs_on_clips_of_other_lengths_are_scored_elsewhere_only_where_none_are_of_its_own(tmp_path):
+    caches = [make_cache(tmp_path / f"{n}.zarr", dataset=f"d{n}", length_seconds=n) for n in (1.0, 2.0)]
+    for cache in caches:
+        make_run(tmp_path / "runs" / cache.metadata["dataset"]["name"], cache, 0.5)
+    for n, homes in ((2.0, ["d2.0"]), (3.0, ["d1.0", "d2.0"])):
+        other = make_cache(tmp_path / f"other-{n}.zarr", n_test=9, dataset="other", length_seconds=n)
+        said = report([tmp_path / "runs"], tmp_path / f"out-{n}", others=[other])
+        rows = list(csv.DictReader((tmp_path / f"out-{n}" / "runs.csv").open(encoding="utf-8")))
+        there = [Path(row["run"]).name for row in rows if row["dataset"] == "other"]
+        assert there == homes and any("runs on d1.0, of another length" in line for line in said) == (n == 2.0)
+
+
 def test_published_numbers_do_not_stand_beside_students_trained_elsewhere(tmp_path):
     cache = make_cache(tmp_path / "c.zarr", 4890, dataset="nscv2", labels=tuple("abcdefghijkl"), length_seconds=4.0)
     assert published("nscv2", Evidence("id", cache))

@@ -43,6 +43,8 @@ def open_store(
         path = working_path(path)
     require_path(path)
     if path.is_dir():
+        if not (path / "zarr.json").exists():
+            raise CacheError(f"{path}: no cache, or a damaged one (there is no zarr.json).{_instead(path)}")
         return ZarrStore(path)
     with path.open("rb") as file:
         start = file.read(len(HDF5_SIGNATURE))
@@ -51,6 +53,15 @@ def open_store(
     if start.startswith(ZIP_SIGNATURE):
         return ZipStore(path)
     raise CacheError(f"{path}: a file, but no cache: neither HDF5 nor a .zip. Fetch it again, or give another.")
+
+
+def _instead(path: Path) -> str:
+    """What a folder without a cache is taken for, and what to do then."""
+    if (path / "dataset.json").exists():
+        return f" It holds a prepared data set: build its cache with tkd cache build --data {path}."
+    if (path / "metrics.json").exists() or (path / "checkpoint").is_dir():
+        return " It looks like a run of tkd train: its config.json names its cache."
+    return ""
 
 
 def require_path(path: Path) -> None:

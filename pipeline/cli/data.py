@@ -129,8 +129,10 @@ def data() -> None:
 @click.option(
     "--audio", type=click.Path(path_type=Path), help="csv: what the table's paths are relative to. [its folder]"
 )
-@click.option("--words", help='synth: the words to spot, comma-separated, as in "hey lamp,lights out".')
-@click.option("--clips", type=int, nargs=3, help="synth: about how many clips in train, validation, test.")
+@click.option("--words", help='synth: the words to spot, as in "hey lamp,lights out". [those of mini]')
+@click.option(
+    "--clips", type=int, nargs=3, help="synth: about how many clips in train, validation, test. [4000 600 600]"
+)
 @click.option("--version", type=int, help="speech_commands: 1 or 2. [2]")
 @click.option("--labels", type=int, help="speech_commands: 12, or 35 for every word. [12]")
 @click.option("--length", type=float, help="Seconds a clip. mini, synth, nscv2: 4; own recordings: their own.")

@@ -11,7 +11,9 @@ from pipeline.cli.options import ChoiceWithHint, Location, Memory
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--cache", "cache_path", type=Location(), help="Cache to score on.  [default: the run's]")
-@click.option("--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test")
+@click.option(
+    "--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test", help="To score."
+)
 @click.option(
     "--memory", type=Memory(), help="What the cache may take in memory, as 2G.  [default: half of what is free]"
 )
@@ -23,13 +25,19 @@ def evaluate_command(run, cache_path, split, memory, as_json) -> None:
     Example:
       tkd evaluate runs/mini-crnn-kd0.25-seed0
     """
-    from cache_schema import open_cache
+    from cache_schema import CacheError, open_cache
     from pipeline.distill.data import load_splits
     from pipeline.distill.run import read_run
     from pipeline.distill.score import require_heard, score
+    from pipeline.errors import TkdError
 
     complete = read_run(run)
-    cache = open_cache(cache_path or complete.config["cache"])
+    try:
+        cache = open_cache(cache_path or complete.config["cache"])
+    except CacheError as error:
+        if cache_path:
+            raise
+        raise TkdError(f"{error} The run was trained from it: say where it is now with --cache.") from error
     distillation = complete.on(cache)
     clips = load_splits(cache, distillation.config.first_frame == "drop", memory, names=(split,))[split]
     require_heard(clips, complete.student)

@@ -21,6 +21,11 @@ class ChoiceWithHint(click.ParamType):
         """`names` may be a function, called when a name is given: so that help needs no heavy import."""
         self.names, self.what = names, what
 
+    def get_metavar(self, param, ctx):
+        if callable(self.names) or isinstance(param, click.Argument):
+            return None
+        return f"[{'|'.join(self.names)}]"
+
     def convert(self, value, param, ctx):
         names = self.names() if callable(self.names) else self.names
         if value not in names:

@@ -26,7 +26,12 @@ def teacher() -> None:
     "Hugging Face model name of the wav2vec 2.0 family.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Teacher folder to write.")
-@click.option("--readout", type=ChoiceWithHint(READOUTS, "readout"), default=TeacherConfig.readout)
+@click.option(
+    "--readout",
+    type=ChoiceWithHint(READOUTS, "readout"),
+    default=TeacherConfig.readout,
+    help="What is classified: the output at the first frame, or the mean over all.",
+)
 @click.option(
     "--crops",
     type=Crops(),
@@ -115,7 +120,9 @@ def train_command(data, out, force, **settings) -> None:
 @teacher.command("evaluate")
 @click.option("--teacher", "name", default="bundled", help="Teacher folder; bundled: the built-in one.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Prepared dataset.")
-@click.option("--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test")
+@click.option(
+    "--split", type=ChoiceWithHint(("train", "validation", "test"), "split"), default="test", help="To score."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate_command(name, data, split, as_json) -> None:
     """Score a teacher: accuracy or mAP, and the share of its attention inside the events.

@@ -36,7 +36,9 @@ def _students():
     "--kd-weight", type=float, default=TrainConfig.kd_weight, help="Weight of the teacher's attention; 0: none."
 )
 @click.option("--logit-kd", type=float, default=TrainConfig.logit_kd, help="Weight of the teacher's logits.")
-@click.option("--temperature", type=float, default=TrainConfig.temperature, help="Of the logits, with --logit-kd.")
+@click.option(
+    "--temperature", type=float, default=TrainConfig.temperature, help="Both logits are divided by it, with --logit-kd."
+)
 @click.option(
     "--combination",
     type=ChoiceWithHint(COMBINATIONS, "combination"),
@@ -81,9 +83,14 @@ def _students():
     help="Stop after so many epochs without a better validation score.",
 )
 @click.option("--batch-size", type=int, default=TrainConfig.batch_size, help="Clips in a step.")
-@click.option("--optimizer", type=ChoiceWithHint(OPTIMIZERS, "optimizer"), default=TrainConfig.optimizer)
-@click.option("--learning-rate", type=float, default=TrainConfig.learning_rate, help="Its peak.")
-@click.option("--weight-decay", type=float, default=TrainConfig.weight_decay)
+@click.option(
+    "--optimizer",
+    type=ChoiceWithHint(OPTIMIZERS, "optimizer"),
+    default=TrainConfig.optimizer,
+    help="AdamW, or SGD with Nesterov momentum 0.9.",
+)
+@click.option("--learning-rate", type=float, default=TrainConfig.learning_rate, help="Peak, after an epoch of warm-up.")
+@click.option("--weight-decay", type=float, default=TrainConfig.weight_decay, help="Of all parameters.")
 @click.option("--max-grad-norm", type=float, default=TrainConfig.max_grad_norm, help="Longer gradients are clipped.")
 @click.option("--ema", type=float, default=TrainConfig.ema, help="Decay of the weights' moving average; 0: none.")
 @click.option(
@@ -107,7 +114,7 @@ def _students():
 )
 @click.option("--fraction", type=float, default=TrainConfig.fraction, help="Share of the training clips that is used.")
 @click.option("--seed", type=int, default=TrainConfig.seed, help="Everything random is drawn from it.")
-@click.option("--threads", type=click.IntRange(min=1), help="Of the processor.  [default: as many as it has cores]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as there are cores]")
 @click.option(
     "--memory", type=Memory(), help="What the cache may take in memory, as 2G.  [default: half of what is free]"
 )

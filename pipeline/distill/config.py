@@ -74,10 +74,10 @@ class TrainConfig:
             )
         if not 0 < self.temperature < float("inf"):
             raise TkdError(f"temperature {self.temperature}: expected a positive number.")
-        if self.epochs < 1 or self.batch_size < 1 or (self.patience is not None and self.patience < 1):
-            raise TkdError(
-                f"epochs {self.epochs}, batch_size {self.batch_size}, patience {self.patience}: all are at least 1."
-            )
+        for name in ("epochs", "batch_size", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TkdError(f"{name} {value}: expected 1 or more.")
         if not 0 <= self.ema < 1:
             raise TkdError(f"ema {self.ema}: expected 0 <= ema < 1, as in ema * average + (1 - ema) * weights.")
         if not 0 < self.fraction <= 1:

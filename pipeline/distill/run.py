@@ -153,6 +153,8 @@ def read_run(path: Path, student: type[Student] | None = None) -> Run:
     Raises:
         TkdError: no such run, an unfinished one, damaged files, or a student of one's own that is not given.
     """
+    if (path / "zarr.json").is_file() or path.is_file():
+        raise TkdError(f"{path}: {'a cache' if path.is_dir() else 'a file'}, expected the directory of a run.")
     if not (path / "config.json").is_file():
         raise TkdError(f"{path}: no run here (config.json is missing). Make one with tkd train --out {path}.")
     if not is_complete(path):

@@ -159,6 +159,11 @@ def load_teacher(name: str) -> tuple[Teacher, TeacherInfo, str]:
     """
     folder = BUNDLED if name == "bundled" else Path(name)
     if not folder.is_dir():
+        if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not folder.parent.is_dir():
+            raise TkdError(
+                f"{name}: no such teacher folder. If it is a model of the Hugging Face hub, fine-tune it first: "
+                f"tkd teacher train --base {name}."
+            )
         siblings = [path.name for path in folder.parent.glob("*") if (path / "tkd_teacher.json").exists()]
         raise TkdError(f"{name}: no such teacher folder. {nearest(folder.name, ['bundled', *siblings])}")
     files = [folder / file for file in ("config.json", "model.safetensors", "tkd_teacher.json")]

@@ -37,6 +37,8 @@ class EvidenceElsewhere(Evidence):
 def score_elsewhere(tables: list[Results], cache: Cache) -> tuple[list[Results], list[str]]:
     """Returns the same tables with scores on another cache's test split, and remarks on runs that it does not suit.
 
+    Of runs on clips of several lengths those of the cache's own are scored, if there are any.
+
     Validation scores stay those of the runs, so that the weight chosen is the one that would have been deployed.
 
     Args:
@@ -45,10 +47,14 @@ def score_elsewhere(tables: list[Results], cache: Cache) -> tuple[list[Results],
     """
     evidence = EvidenceElsewhere(cache.metadata["cache_id"], cache)
     splits: dict[bool, tuple[Split, dict[str, Any]]] = {}
+    dataset = cache.metadata["dataset"]["name"]
+    alike = [results for results in tables if results.evidence.seconds == evidence.seconds]
+    left_out = sorted({it.dataset for it in tables} - {it.dataset for it in alike}) if alike else []
+    tables = alike or tables
     records = {run.path: run for results in tables for cell in results.cells.values() for run in cell.runs}
     records = {path: run for path, run in records.items() if run.metrics["cache_id"] != evidence.cache_id}
-    dataset = cache.metadata["dataset"]["name"]
-    scored, remarks = {}, []
+    scored = {}
+    remarks = [f"Not scored on {dataset}: runs on {', '.join(left_out)}, of another length."] if left_out else []
     for path in track(records, f"scoring on {dataset}", len(records), "runs"):
         try:
             scored[path] = _score(records[path], evidence, splits)

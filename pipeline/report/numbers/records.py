@@ -55,8 +55,11 @@ def read_records(paths: list[Path]) -> tuple[list[Record], list[str]]:
     """Returns the complete runs among `paths` and in the folders below them, by path, and remarks on what was left out.
 
     Raises:
-        TkdError: there are none.
+        TkdError: there are none, or a path is no folder.
     """
+    absent = [str(path) for path in paths if not path.is_dir()]
+    if absent:
+        raise TkdError(f"{', '.join(absent)}: no such folder. Give run directories, or folders of them.")
     found = {file.parent.resolve() for path in paths for file in path.rglob("metrics.json")}
     records, remarks = [], []
     for path in sorted(found):
