@@ -5,6 +5,7 @@ from cache_schema.describe import describe_cache
 from cache_schema.errors import Busy, CacheError
 from cache_schema.format.coding import DELTA_UINT8, decode_weights, encode_weights
 from cache_schema.format.differences import differences
+from cache_schema.format.digest import audio_sha256
 from cache_schema.format.schema import (
     ARRAYS,
     CHUNK_CLIPS,
@@ -39,6 +40,7 @@ __all__ = [
     "CacheError",
     "Layout",
     "Problem",
+    "audio_sha256",
     "begun",
     "clear_leftovers",
     "convert_cache",

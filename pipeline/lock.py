@@ -1,13 +1,36 @@
-"""One writer after another."""
+"""One writer at a time, in the words of this package's errors."""
 
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cache_schema import Busy
-from cache_schema.lock import only_one
+import cache_schema
+from cache_schema.lock import only_one as only_one_writer
+from pipeline.errors import TkdError
 from pipeline.progress import say
+
+
+class Busy(TkdError):
+    """Another process is writing it, and is named."""
+
+
+@contextmanager
+def only_one(out: Path, wait_seconds: float = 0) -> Iterator[None]:
+    """Holds the lock `.<name>.lock`, beside `out`, while the block runs; waits for another holder if told to.
+
+    Raises:
+        Busy: another process is writing `out`.
+        TkdError: nothing can be written there.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(only_one_writer(out, wait_seconds))
+        except cache_schema.Busy as error:
+            raise Busy(str(error)) from error
+        except cache_schema.CacheError as error:
+            raise TkdError(str(error)) from error
+        yield
 
 
 @contextmanager
@@ -15,7 +38,7 @@ def in_turn(out: Path) -> Iterator[None]:
     """Holds the lock as `only_one`, after whoever holds it: for what the next one finds done and need not do again.
 
     Raises:
-        CacheError: nothing can be written there.
+        TkdError: nothing can be written there.
     """
     with ExitStack() as held:
         try:

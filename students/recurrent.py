@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
-_ONEDNN_DTYPES = set()
-if torch.backends.mkldnn.is_available():
+_ONEDNN_DTYPES = set()  # none where torch has other names for what it promises nobody
+_OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
+if torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS):
     _ONEDNN_DTYPES.add(torch.float32)
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         _ONEDNN_DTYPES.add(torch.bfloat16)

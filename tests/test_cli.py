@@ -8,13 +8,18 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner
 from report_runs import make_cache, make_run
 
 from cache_schema import open_cache
 from pipeline.cli.main import tkd
+from pipeline.data.audio import render_clip
 from pipeline.distill.config import TrainConfig
+from pipeline.distill.data import load_splits
+from pipeline.distill.run import read_run
 from pipeline.distill.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -178,6 +183,25 @@ def test_a_run_is_scored_again_and_reported(tiny_run, tmp_path):
     assert ("trained: never" in reported.stdout) is not metrics["teacher"]["imported"]
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "table.md").read_text().startswith("| model")
+
+
+def test_a_recording_is_heard_as_its_clip_was(tiny_data, tiny_cache, tiny_run, tmp_path):
+    """The file says the same as the cached features, to the rounding of float16; a bad one does not stop the others."""
+    cache, clip = open_cache(tiny_cache), tiny_data.split("test")[3]
+    run_ = read_run(tiny_run)
+    batch = load_splits(cache, names=("test",))["test"].take([3])
+    assert batch.clip_id[0] == clip.clip_id
+    expected = run_.student(batch.features.float(), batch.lengths).logits.softmax(1)[0].tolist()
+    soundfile.write(tmp_path / "été 1.wav", render_clip(tiny_data.audio_root, clip), 16000)
+    soundfile.write(tmp_path / "short.wav", np.ones(100, np.int16), 16000)
+    files = (tmp_path / "été 1.wav", tmp_path / "short.wav", tmp_path / "none.wav")
+    said = run("predict", tiny_run, *files, "--json")
+    assert said.exit_code == 1 and "2 of 3 files could not be heard." in said.stderr
+    assert "short.wav: 100 samples, expected at least" in said.stderr and "none.wav: " in said.stderr
+    (heard,) = json.loads(said.stdout).values()
+    assert list(heard) == cache.labels and list(heard.values()) == pytest.approx(expected, abs=2e-2)
+    shown = run("predict", tiny_run, files[0])
+    assert shown.exit_code == 0 and shown.stdout.startswith(f"{files[0]}: {max(heard, key=heard.get)} 0.")
 
 
 def test_a_run_taught_with_the_first_frame_is_scored_with_it(tiny_cache, tmp_path):

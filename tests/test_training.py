@@ -15,7 +15,7 @@ from planted import planted_cache
 from safetensors.torch import load_file, save
 from torch import nn
 
-from cache_schema import CacheError, open_cache
+from cache_schema import open_cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import load_splits
 from pipeline.distill.distillation import Distillation
@@ -221,7 +221,7 @@ def test_the_folder_one_is_in_and_a_link_can_be_started_over(cache, tmp_path, mo
     train(cache, config, Path("."), force=True)
     train(cache, config, tmp_path / "link", force=True)
     assert read_run(tmp_path / "run").metrics["epochs"] == 1 and (tmp_path / "link").is_symlink()
-    with pytest.raises(CacheError, match=r"/: has no name\. Give another --out"):
+    with pytest.raises(TkdError, match=r"/: has no name\. Give another --out"):
         train(cache, config, Path("/"))
 
 

@@ -46,6 +46,11 @@ def array_digest(name: str, values: np.ndarray, coding: Mapping[str, Any] | None
     return digest.hexdigest()
 
 
+def audio_sha256(pcm: np.ndarray) -> str:
+    """What a cache knows the audio of a clip by: the SHA-256 of its PCM, int16 (n_samples,)."""
+    return hashlib.sha256(pcm.astype("<i2").tobytes()).hexdigest()
+
+
 def partition_digest(array_digests: Mapping[str, str]) -> str:
     """SHA-256, as hex, of the partition's array digests in the order of their names."""
     lines = (f"{array_digests[name]}  {name}\n" for name in sorted(array_digests))

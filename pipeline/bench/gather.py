@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cache_schema.lock import only_one
 from pipeline.bench.machine import environment, n_cores
 from pipeline.bench.page import PLOT, write_page
 from pipeline.bench.plot import draw
 from pipeline.bench.results import Measured, Section
 from pipeline.errors import TkdError
+from pipeline.lock import only_one
 from pipeline.progress import say
 
 RESULTS, UNFINISHED, PAGE = "results.json", "results.unfinished.json", "RESULTS.md"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.bench.results import Row, Section, Table
+from pipeline.markdown import markdown_table
 
 PLOT = "ratios.svg"
 
@@ -31,10 +32,12 @@ def page(command: str, environment: Mapping[str, str], sections: Sequence[Sectio
         found = ", ".join(f"{section.name} (load {section.load:.1f})" for section in disturbed)
         parts.append(f"**Others kept the {disturbed[0].n_cores} cores busy when these began: {found}.**")
     parts += [
-        _table(("", ""), environment.items()),
+        markdown_table(("", ""), environment.items()),
         f"![Each ratio beside 1]({PLOT})",
         "## In one glance",
-        _table(("", "beside", "ratio", "target", "met"), [_summary(t) for s in sections for t in s.measured.tables]),
+        markdown_table(
+            ("", "beside", "ratio", "target", "met"), [_summary(t) for s in sections for t in s.measured.tables]
+        ),
     ]
     for section in sections:
         parts.append(f"## {section.name.replace('_', ' ').capitalize()}")
@@ -70,7 +73,7 @@ def _figures(table: Table) -> str:
     if table.target:
         head = (*head, f"target {_target(table)}")
         rows = [(*cells, table.verdict(row)) for cells, row in zip(rows, table.rows, strict=True)]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _ratio(row: Row) -> str:
@@ -81,8 +84,3 @@ def _target(table: Table) -> str:
     if table.target is None:
         return ""
     return f"{'≥' if table.higher_is_better else '≤'} {table.target:g}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -8,6 +8,7 @@ import click
 from pipeline.cli.cache import cache
 from pipeline.cli.data import data
 from pipeline.cli.evaluate import evaluate_command
+from pipeline.cli.predict import predict_command
 from pipeline.cli.report import report_command
 from pipeline.cli.students import students_command
 from pipeline.cli.sweep import sweep_command
@@ -80,6 +81,7 @@ for command in (
     train_command,
     sweep_command,
     evaluate_command,
+    predict_command,
     report_command,
 ):
     tkd.add_command(command)

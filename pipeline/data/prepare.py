@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from cache_schema.lock import only_one
 from pipeline.data.manifest import Clip, DatasetInfo, Manifest, read_manifest, write_manifest
 from pipeline.errors import TkdError
+from pipeline.lock import only_one
 
 
 def prepare(

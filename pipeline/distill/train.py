@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema import Cache
-from cache_schema.lock import only_one
 from pipeline.distill.augment import Axes, augment, axes_of, check_augmentations
 from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
 from pipeline.distill.config import TrainConfig
@@ -31,6 +30,7 @@ from pipeline.distill.run import begin_run, is_complete, read_run, write_json, w
 from pipeline.distill.score import score, score_teacher
 from pipeline.distill.suited import require_suited
 from pipeline.errors import TkdError, nearest
+from pipeline.lock import only_one
 from pipeline.processes import as_first_process, in_first_process
 from pipeline.progress import Progress, say
 from pipeline.tasks import balanced_class_weights

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache_schema import STATE_KEYS, Cache, open_cache, write_partition
+from cache_schema import STATE_KEYS, Cache, audio_sha256, open_cache, write_partition
 from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import Clip, Manifest
 from pipeline.data.views import with_views
@@ -14,7 +14,6 @@ from pipeline.errors import TkdError
 from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.extract.partitions import Built, claim, write_cache
 from pipeline.extract.plan import Outline, versions, views_of
-from pipeline.extract.targets import audio_sha256
 from pipeline.progress import Progress, track
 
 

@@ -1,7 +1,6 @@
 """What the teacher says about clips, and what students hear of them: the content of a partition."""
 
 import copy
-import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache_schema import Layout, encode_weights
+from cache_schema import Layout, audio_sha256, encode_weights
 from pipeline.data.audio import render_clip, to_waveform
 from pipeline.data.manifest import SAMPLE_RATE, Clip
 from pipeline.errors import TkdError
@@ -191,11 +190,6 @@ def batches_of(clips: Sequence[Clip], teacher: Teacher, n_samples: float) -> Ite
         heard += clips[row].n_samples
     if batch:
         yield batch
-
-
-def audio_sha256(pcm: np.ndarray) -> str:
-    """Returns the digest of a clip's PCM, int16 (n_samples,): what the cache knows its audio by."""
-    return hashlib.sha256(pcm.astype("<i2").tobytes()).hexdigest()
 
 
 def _render(plan: Plan, task: tuple[int, Sequence[Clip], list[int]]) -> Batch:

@@ -1,6 +1,5 @@
 """The clips a report shows: their spectrograms, where everyone looks in them, and their sound."""
 
-import hashlib
 import io
 import struct
 import zlib
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from cache_schema import Cache
+from cache_schema import Cache, audio_sha256
 from pipeline.distill.data import Clips, Split
 from pipeline.distill.distillation import Distillation
 from pipeline.errors import TkdError
@@ -117,7 +116,7 @@ def sound(cache: Cache, row: int, clip_id: str, recordings: Recordings) -> bytes
     pcm = recordings.render(recordings.clips[clip_id])
     partition, index = divmod(row, cache.layout.partition_size)
     stored = str(cache.read("audio_sha256", [partition])[index])
-    if hashlib.sha256(pcm.astype("<i2").tobytes()).hexdigest() != stored:
+    if audio_sha256(pcm) != stored:
         raise TkdError(f"{clip_id}: sounds otherwise in the data set given with --data than in the cache.")
     import soundfile  # comes with the extra that reads data sets
 

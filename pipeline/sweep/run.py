@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from cache_schema import Cache
-from cache_schema.lock import only_one
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data.decoded import decoded_once
 from pipeline.distill.data.memory import default_memory
 from pipeline.errors import TkdError
+from pipeline.lock import only_one
 from pipeline.progress import say
 from pipeline.sweep.cells import Cell, Cells
 from pipeline.sweep.config import Workers

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
+from pipeline.markdown import markdown_table
 from pipeline.sweep.cells import Cell
 from pipeline.sweep.overview import weight_of
 
@@ -20,13 +21,10 @@ def summary(cells: Sequence[Cell]) -> str:
     n_seeds = len({cell.config.seed for cell in cells})
     students, weights = (list(dict.fromkeys(names)) for names in zip(*done, strict=True))
     metric = next((cell.metrics["metric"] for cell in cells if cell.metrics is not None), "score")
-    rows = [[f"test {metric}", *weights]]
-    rows += [
+    rows = [
         [student, *(_spread(done.get((student, weight), []), n_seeds) for weight in weights)] for student in students
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+    return markdown_table([f"test {metric}", *weights], rows)
 
 
 def _spread(scores: list[float], n_seeds: int) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from cache_schema import Busy, Cache, CacheError, open_cache
+from cache_schema import Cache, CacheError, open_cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data.decoded import decoded_once
 from pipeline.distill.train import train
 from pipeline.errors import TkdError
-from pipeline.lock import in_turn
+from pipeline.lock import Busy, in_turn
 
 _ONE_AT_A_TIME = threading.Lock()
 

@@ -13,9 +13,9 @@ from accelerate import PartialState
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from cache_schema import discard
-from cache_schema.lock import only_one
 from pipeline.data.manifest import SAMPLE_RATE, Clip, Manifest
 from pipeline.errors import TkdError
+from pipeline.lock import only_one
 from pipeline.processes import in_first_process
 from pipeline.tasks import METRICS, task_score
 from pipeline.teacher.base import default_base, is_fresh, load_base

@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.data.own.listing import Listing, Row, speaker_of, unreadable_name
-from pipeline.data.own.recordings import LeftOut
 from pipeline.data.own.table import SPLIT_NAMES, read_table
+from pipeline.data.recordings import LeftOut
 from pipeline.errors import TkdError
 from pipeline.progress import say
 

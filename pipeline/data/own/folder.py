@@ -12,7 +12,7 @@ they are not.
 from pathlib import Path
 
 from pipeline.data.own.listing import Listing, Row, speaker_of, unreadable_name
-from pipeline.data.own.recordings import LeftOut
+from pipeline.data.recordings import LeftOut
 from pipeline.errors import TkdError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.data.audio import n_resampled
 from pipeline.data.manifest import SAMPLE_RATE, Clip, DatasetInfo
 from pipeline.data.own.dealing import Dealt, deal
-from pipeline.data.own.recordings import (
+from pipeline.data.recordings import (
     SHORTEST,
     Checked,
     LeftOut,

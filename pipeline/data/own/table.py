@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.own.listing import Listing, Row, speaker_of, unreadable_name
-from pipeline.data.own.recordings import LeftOut
+from pipeline.data.recordings import LeftOut
 from pipeline.errors import TkdError, nearest
 from pipeline.progress import say
 

@@ -21,7 +21,7 @@ from pipeline.data.audio import n_resampled
 from pipeline.data.fetch.archive import extract
 from pipeline.data.fetch.download import RemoteFile, download
 from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
-from pipeline.data.own.recordings import SHORTEST, Checked, LeftOut, check_recordings, names_and_sizes, report
+from pipeline.data.recordings import SHORTEST, Checked, LeftOut, check_recordings, names_and_sizes, report
 from pipeline.errors import TkdError
 from pipeline.lock import in_turn
 from pipeline.progress import say

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.data.manifest import SAMPLE_RATE, SPLITS
 from pipeline.data.mixing import NoiseRegion
-from pipeline.data.own.recordings import Checked, LeftOut, check_recordings, report
+from pipeline.data.recordings import Checked, LeftOut, check_recordings, report
 from pipeline.errors import TkdError
 
 MANY = 15  # recordings: each is one split's alone; fewer are each cut in three

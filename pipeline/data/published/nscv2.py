@@ -15,11 +15,11 @@ from pipeline.data.published.speech_commands import (
     SpeechCommandsConfig,
     clip_rng,
     describe,
-    names_and_sizes,
-    noise_names_and_sizes,
     read_words,
     silence,
+    words_names_and_sizes,
 )
+from pipeline.data.recordings import names_and_sizes
 from pipeline.errors import TkdError
 from pipeline.progress import track
 
@@ -60,8 +60,8 @@ class Nscv2Config:
             "snr_db": self.snr_db,
             "noise": noise.name,
             "seed": self.seed,
-            "names_and_sizes_sha256": names_and_sizes(copy),
-            "noise_names_and_sizes_sha256": noise_names_and_sizes(noise),
+            "names_and_sizes_sha256": words_names_and_sizes(copy),
+            "noise_names_and_sizes_sha256": names_and_sizes(noise_files(noise), noise),
         }
 
     def check_noise(self) -> None:

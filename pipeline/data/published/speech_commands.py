@@ -16,8 +16,8 @@ from cache_schema import home
 from pipeline.data.fetch.archive import extract
 from pipeline.data.fetch.download import RemoteFile, download
 from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
-from pipeline.data.own.recordings import Checked, LeftOut, check_recordings, report
-from pipeline.data.published.noise_shares import noise_files, share_noise
+from pipeline.data.published.noise_shares import share_noise
+from pipeline.data.recordings import Checked, LeftOut, check_recordings, names_and_sizes, report
 from pipeline.errors import TkdError
 from pipeline.progress import say
 
@@ -80,7 +80,7 @@ class SpeechCommandsConfig:
     def recipe(self, copy: Path) -> dict:
         """Returns what `dataset.json` says of how the clips were made of the data set in `copy`."""
         settings = {"version": self.version, "labels": self.labels, "seed": self.seed}
-        return {"kind": "speech_commands", **settings, "names_and_sizes_sha256": names_and_sizes(copy)}
+        return {"kind": "speech_commands", **settings, "names_and_sizes_sha256": words_names_and_sizes(copy)}
 
 
 @dataclass(frozen=True)
@@ -213,17 +213,9 @@ def describe(
     )
 
 
-def names_and_sizes(copy: Path) -> str:
+def words_names_and_sizes(copy: Path) -> str:
     """Returns a digest of the names and sizes of the copy's lists and recordings: another copy has another."""
-    files = [*copy.glob("*_list.txt"), *copy.glob("[!.]*/*.wav")]
-    listing = sorted(f"{path.relative_to(copy).as_posix()} {path.stat().st_size}" for path in files)
-    return hashlib.sha256("\n".join(listing).encode(errors="surrogateescape")).hexdigest()
-
-
-def noise_names_and_sizes(folder: Path) -> str:
-    """Returns the same of a folder of noise recordings."""
-    listing = (f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in noise_files(folder))
-    return hashlib.sha256("\n".join(listing).encode(errors="surrogateescape")).hexdigest()
+    return names_and_sizes([*copy.glob("*_list.txt"), *copy.glob("[!.]*/*.wav")], copy)
 
 
 def _lists(copy: Path, config: SpeechCommandsConfig) -> dict[str, list[str]]:

@@ -32,8 +32,9 @@ class Clips:
         return Clips(self.clip_id[rows.numpy()], *(tensor[rows] for tensor in self._tensors()))
 
     def to(self, device: torch.device) -> "Clips":
-        """Returns the clips with their tensors on `device`."""
-        return Clips(self.clip_id, *(tensor.to(device) for tensor in self._tensors()))
+        """Returns the clips with their tensors on `device`; `lengths` stay, for the student reads them at once."""
+        moved = Clips(self.clip_id, *(tensor.to(device) for tensor in self._tensors()))
+        return dataclasses.replace(moved, lengths=self.lengths)
 
     def trimmed(self) -> "Clips":
         """Returns the clips without the frames beyond the longest of them: views, where there are any."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.markdown import markdown_table
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.settings import differing, in_words, settings_of
 
@@ -18,12 +19,7 @@ def table(runs: list[Record]) -> str:
     if special[0]:
         words = ("settings that differ", "", *map(in_words, special))
         rows = [(*row, word) for row, word in zip(rows, words, strict=True)]
-    rows.insert(1, tuple("-" * len(name) for name in rows[0]))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join(lines)
+    return markdown_table(rows[0], rows[1:])
 
 
 def footnotes(runs: list[Record]) -> str:

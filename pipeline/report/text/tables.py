@@ -4,6 +4,7 @@ import csv
 import io
 from typing import Any
 
+from pipeline.markdown import markdown_table
 from pipeline.report.numbers.published import NSCV2_NOTE, SOURCE, published
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.results import VANILLA, Column, Results
@@ -192,13 +193,8 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    rows = [[cell.replace("|", "\\|").replace("*", "\\*") for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * max(3, width) for width in widths]
-    lines = [rows[0], rule, *rows[1:]]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in lines
-    )
+    head, *rows = [[cell.replace("|", "\\|").replace("*", "\\*") for cell in row] for row in (head, *rows)]
+    return markdown_table(head, rows)
 
 
 def _latex(head: list[str], rows: list[list[str]], caption: str) -> str:
