@@ -10,7 +10,7 @@ LENGTH_OPTION := $(if $(filter fsd50k,$(DATASET)),--max-length,--length)
 DATA := $(DATASET)$(if $(LENGTH),-$(LENGTH)s)
 # On real recordings the teacher is BASE fine-tuned, unless TEACHER names another; the settings are meant for 16 GB.
 BASE ?= facebook/wav2vec2-large-xlsr-53
-TEACHER_OPTIONS ?= --batch-size 8 --gradient-accumulation-steps 4 --gradient-checkpointing --bfloat16 --workers 4
+TEACHER_OPTIONS ?= --batch-size 8 --gradient-accumulation-steps 4 --freeze-encoder-steps 500 --epochs 10 --patience 3 --bfloat16 --gradient-checkpointing --workers 4
 FINETUNED := $(if $(filter nscv2 speech_commands fsd50k,$(DATASET)),teachers/$(DATA)/$(notdir $(BASE:%/=%)))
 TEACHER ?= $(or $(FINETUNED),bundled)
 USUAL := $(if $(FINETUNED),teachers/$(DATA)/wav2vec2-large-xlsr-53,bundled)
@@ -21,7 +21,7 @@ STUDENT ?= crnn
 KD_WEIGHT ?= 0.25
 SEED ?= 0
 # Of the tables: clip lengths in seconds (as 2,4,6,8; empty: the data set's own), students, those of the controls, how
-# many seeds, and epochs (empty: as many as tkd train). For mini two cores take two hours, and twenty minutes for controls.
+# many seeds, and epochs (empty: as many as tkd train). For mini two cores take two hours, and half an hour for controls.
 LENGTHS ?= $(LENGTH)
 STUDENTS ?= all
 CONTROLS ?= $(if $(filter mini,$(DATASET)),crnn$(comma)tc_resnet,$(STUDENTS))
