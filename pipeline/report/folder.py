@@ -80,8 +80,13 @@ def report(
         partial = out / f"{name}.{os.getpid()}.partial"
         partial.write_bytes(content.encode("utf-8", "backslashreplace"))  # file names may be bytes
         os.replace(partial, out / name)
-    said = [f"{results.title}: {' '.join(verdict(results))}" for results in whole if results.differences]
-    lines = [text, "", *said, "", *(f"{out / name}: {what}" for name, (_, what) in files.items()), *remarks]
+    said = [
+        line
+        for results in whole
+        if results.differences
+        for line in (f"{results.title}:", *(f"  {sentence}" for sentence in verdict(results)), "")
+    ]
+    lines = [text, "", *said, *(f"{out / name}: {what}" for name, (_, what) in files.items()), *remarks]
     return [*lines, _figure(tables, by_cache, evidence, out / "attention.png")]
 
 
