@@ -1,9 +1,9 @@
-"""`python -m pipeline.extract.coding_curve data/mini`: what storing attention costs in bytes, and what it loses."""
+"""What storing attention costs in bytes, and what it loses: `python -m pipeline.bench.coding_curve data/mini`."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 from numcodecs import Blosc
 
@@ -58,14 +58,16 @@ def _kl(weights: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 
 def _squeezed(codes: np.ndarray) -> int:
-    """Bytes in the chunks of a Zarr cache."""
-    codec = Blosc("zstd", clevel=1, shuffle=Blosc.SHUFFLE)
+    """Bytes in chunks of 64 clips, packed as a Zarr cache packs codes, and numbers."""
+    codec = Blosc("zstd", 1, Blosc.NOSHUFFLE) if codes.dtype == np.uint8 else Blosc("zstd", 5, Blosc.SHUFFLE)
     return sum(len(codec.encode(np.ascontiguousarray(codes[i : i + 64]))) for i in range(0, len(codes), 64))
 
 
-def main() -> None:
-    """Prints the curve of head and layer weights, on clips of the test split of a prepared data set."""
-    data, teacher_name = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "bundled"
+@click.command()
+@click.argument("data")
+@click.option("--teacher", "teacher_name", default="bundled", show_default=True)
+def main(data: str, teacher_name: str) -> None:
+    """Print the curve of head and layer weights, on clips of the test split of the prepared data set DATA."""
     manifest, teacher = read_manifest(Path(data)), load_teacher(teacher_name)[0]
     clips = WholeClips(manifest, manifest.split("test")[:_N_CLIPS])
     batches = (collate([clips[i]], teacher.do_normalize) for i in range(len(clips)))
