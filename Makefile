@@ -80,6 +80,7 @@ UNHEARD := rain,wind,melody,alarm
 evidence: setup $(if $(filter mini,$(DATASET)$(LENGTH)),$(CACHE))  ## beside the tables of mini: longer training, fewer clips, other targets, noise not heard in training
 	@test '$(DATASET)$(LENGTH)' = mini || { echo 'make evidence is of mini, at 4 s: leave DATASET and LENGTH out.' >&2; exit 2; }
 	$(MINI_SWEEP) --students crnn,lstm_p,tc_resnet --kd-weights 0,0.5 --epochs 40
+	$(MINI_SWEEP) --students crnn --kd-weights 0.5 --frame-weights uniform --epochs 40
 	$(MINI_SWEEP) --students crnn,tc_resnet --kd-weights 0,0.25 --fraction 0.1 --epochs 120
 	$(MINI_SWEEP) --students crnn,tc_resnet --kd-weights 0,0.25 --fraction 0.3 --epochs 40
 	$(MINI_SWEEP) --students crnn,tc_resnet --kd-weights 0.25 --frame-weights layers:1,heads:1.1,learned --epochs 12
