@@ -28,7 +28,6 @@ from cache_schema.writer import create_cache, finalise, pending_partitions, writ
 
 __all__ = [
     "ARRAYS",
-    "Busy",
     "CHUNK_CLIPS",
     "DELTA_UINT8",
     "FORMAT_VERSION",
@@ -36,6 +35,7 @@ __all__ = [
     "SPLITS",
     "STATE_KEYS",
     "ArraySpec",
+    "Busy",
     "Cache",
     "CacheError",
     "Layout",

@@ -103,7 +103,7 @@ def by_noise(tables: list[Results], recordings: Recordings | None) -> Section:
         bins = _bins(snr)
         if not bins:
             continue
-        charts, rows = [], []
+        charts, numbers = [], []
         for student in results.students:
             series = []
             for column in pair(results, student):
@@ -114,7 +114,7 @@ def by_noise(tables: list[Results], recordings: Recordings | None) -> Section:
                     points = [(float(snr[inside].mean()), 100 * float(right[inside].mean())) for inside in bins]
                     colour = "v" if column == VANILLA else "k2"
                     series.append(Series(_called(column), points, colour, marks=2.4))
-                    rows.append([student_name(student), column.name, *(f"{y:.2f}" for _, y in points)])
+                    numbers.append([student_name(student), column.name, *(f"{y:.2f}" for _, y in points)])
             if series:
                 description = "Share of the test clips got right, by signal-to-noise ratio."
                 charts.append(chart(student_name(student), description, series, "SNR, dB", unit(results.metric)))
@@ -127,7 +127,7 @@ def by_noise(tables: list[Results], recordings: Recordings | None) -> Section:
             names = legend([("without KD", "v", False), (DISTILLED, "k2", False)])
             parts.append([names, figure(charts, caption)])
             head = ["student", "kd", *(f"{snr[inside].min():.0f} to {snr[inside].max():.0f} dB" for inside in bins)]
-            parts.append(element("details", element("summary", "The same in numbers"), table(head, rows)))
+            parts.append(element("details", element("summary", "The same in numbers"), table(head, numbers)))
     return Section("noise", "Accuracy by signal-to-noise ratio", parts)
 
 
