@@ -74,7 +74,7 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[st
     handles, names = axes[1, 0].get_legend_handles_labels()
     if (test.event_start[rows] >= 0).any():
         handles, names = [*handles, Rectangle((0, 0), 1, 1, facecolor=_EVENT, alpha=0.3)], [*names, "event"]
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5 * len(rows) // 3))
     figure.savefig(file, dpi=120)
     return unread
 
