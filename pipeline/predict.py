@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from pipeline.data.manifest import SAMPLE_RATE
 from pipeline.distill.run import Run
 from pipeline.errors import TkdError
 from pipeline.extract.features import LogMel, LogMelConfig
@@ -15,10 +16,15 @@ class Predictor:
         """Takes the student of a complete run.
 
         Raises:
-            TkdError: its features are not of a front end that this version computes.
+            TkdError: its features are not of a front end that this version computes from recordings as it reads them.
         """
         self.labels: list[str] = run.config["labels"]
         self.config = LogMelConfig.from_metadata(run.config["features"])
+        if self.config.sample_rate != SAMPLE_RATE:
+            raise TkdError(
+                f"{run.path}: a student of features at {self.config.sample_rate} Hz; tkd reads recordings at "
+                f"{SAMPLE_RATE} Hz. Give its exported model features of your own."
+            )
         self._log_mel, self._student = LogMel(self.config), run.student
         self._exclusive = run.metrics["metric"] == "accuracy"
 
@@ -27,7 +33,7 @@ class Predictor:
         """Returns the probability of each label, (n_classes,) float32; of a single-label run they sum to 1.
 
         Args:
-            waveform: (n_samples,) float32, mono, at the features' sample rate, full scale 1.
+            waveform: (n_samples,) float32, mono, at SAMPLE_RATE, full scale 1.
 
         Raises:
             TkdError: it is too short for the student.

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -21,6 +22,8 @@ from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import load_splits
 from pipeline.distill.run import read_run
 from pipeline.distill.train import train
+from pipeline.errors import TkdError
+from pipeline.predict import Predictor
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -202,6 +205,9 @@ def test_a_recording_is_heard_as_its_clip_was(tiny_data, tiny_cache, tiny_run, t
     assert list(heard) == cache.labels and list(heard.values()) == pytest.approx(expected, abs=2e-2)
     shown = run("predict", tiny_run, files[0])
     assert shown.exit_code == 0 and shown.stdout.startswith(f"{files[0]}: {max(heard, key=heard.get)} 0.")
+    features = run_.config["features"] | {"sample_rate": 8000}
+    with pytest.raises(TkdError, match="features at 8000 Hz; tkd reads recordings at 16000 Hz"):
+        Predictor(replace(run_, config=run_.config | {"features": features}))
 
 
 def test_a_run_taught_with_the_first_frame_is_scored_with_it(tiny_cache, tmp_path):

@@ -59,7 +59,8 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[st
         top.set_title(f"{shorten(said, 60)}  ({clip.clip_id[0]})", fontsize=9, parse_math=False)
         _line(bottom, teacher_looks(cache, clip), label="teacher (cached)", color="black", linestyle="--")
         for record, distillation in runs:
-            name = f"{record.student}, kd_weight {record.kd_weight:g}"
+            taught = f" ({record.frame_weights})" if record.kd_weight and record.frame_weights != "rollout" else ""
+            name = f"{record.student}, kd_weight {record.kd_weight:g}{taught}"
             _line(bottom, student_looks(cache, distillation, clip), label=name)
         bottom.set_xlabel("time (s)")
         if int(clip.event_start) < 0:
