@@ -31,6 +31,7 @@ def make_cache(
     labels: tuple[str, ...] = LABELS,
     keep: str = "heads",
     n_frames: int = 49,
+    manifest: str = "b" * 64,
     **recipe,
 ) -> Cache:
     """A cache of 4 training, 4 validation and `n_test` test clips of a second.
@@ -46,6 +47,7 @@ def make_cache(
         labels: Of its classes.
         keep: heads or rollout.
         n_frames: Of teacher and features alike.
+        manifest: Its digest.
         recipe: Of the data set.
     """
     n = 8 + n_test
@@ -54,7 +56,7 @@ def make_cache(
     teacher = {"name": "small", "sha256": "a" * 64, "n_layers": 2, "n_heads": 3, "hop_length": HOP, "readout": "mean"}
     teacher |= {"frame_offset": 199.5, "sample_rate": RATE, "score": 0.9, "n_parameters": 967996}
     features = {"kind": "log_mel", "sample_rate": RATE, "hop_length": HOP, "win_length": 640, "n_mels": 40}
-    described = {"name": dataset, "manifest_sha256": "b" * 64, "task": task, "licence": "CC0", "recipe": recipe}
+    described = {"name": dataset, "manifest_sha256": manifest, "task": task, "licence": "CC0", "recipe": recipe}
     metadata = {"teacher": teacher, "features": features | {"frame_offset": 319.5}, "pooling": {}, "software": {}}
     metadata["dataset"] = described | {"labels": list(labels)}
     index, rng = np.arange(n), np.random.default_rng(5)

@@ -173,6 +173,22 @@ def test_lengths_and_shares_of_the_data_are_drawn_where_there_are_several(tmp_pa
     assert text.count("accuracy, % against share of the training clips") == 2  # a length each
 
 
+def test_lengths_stand_in_their_order_whatever_their_names_and_clips_are_the_recordings(recordings, tmp_path):
+    for seconds, manifest in ((2.0, "c" * 64), (4.0, "b" * 64), (8.0, "d" * 64)):
+        recipe = mini(seconds).recipe()
+        kept = {"n_test": 20, "keep": "rollout", "manifest": manifest, "dataset": recipe["name"]}
+        cache = make_cache(tmp_path / f"{seconds}.zarr", **kept, **recipe)
+        for epochs, weight in ((3, 0.0), (12, 0.0), (12, 0.25)):
+            settings = {"kd_weight": weight, "epochs": epochs}
+            make_run(tmp_path / "runs" / f"{seconds}-{epochs}-{weight}", cache, 0.5, parts=(), **settings)
+    report([tmp_path / "runs"], tmp_path / "out", recordings)
+    titles = re.findall(r"^## (.*)", (tmp_path / "out" / "results.md").read_text(encoding="utf-8"), re.MULTILINE)
+    lengths = ("mini-2s, 2 s", "mini, 4 s", "mini-8s, 8 s")
+    assert titles == [f"{length}, epochs {epochs}" for length in lengths for epochs in (12, 3)], "most runs first"
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "mini, 4 s, epochs 12: log-mel spectrogram" in text and text.count("<audio") == 2
+
+
 def test_shares_of_the_data_that_hear_as_many_clips_are_drawn_together(cache, tmp_path):
     for fraction, epochs in ((0.1, 40), (0.3, 13), (1.0, 4), (0.5, 4)):
         settings = {"fraction": fraction, "epochs": epochs}

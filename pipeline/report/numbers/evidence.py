@@ -10,6 +10,7 @@ import numpy as np
 from cache_schema import Cache, CacheError, open_cache
 from pipeline.errors import TkdError
 from pipeline.report.numbers.records import Record, test_outputs
+from pipeline.report.numbers.settings import key_of
 from pipeline.report.numbers.statistics import resampled_scores
 
 
@@ -39,6 +40,11 @@ class Evidence:
     def recipe(self) -> dict[str, Any]:
         """How its data set was made; empty where that is not known."""
         return self.cache.metadata["dataset"].get("recipe", {}) if self.cache else {}
+
+    @property
+    def series(self) -> str:
+        """What data sets have in common that differ in length alone; their names, such as mini-8s, may say so, too."""
+        return key_of({name: value for name, value in self.recipe.items() if name not in ("length_seconds", "name")})
 
     @cached_property
     def seconds(self) -> float | None:

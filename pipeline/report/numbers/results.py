@@ -183,6 +183,8 @@ class Results:
 def results_of(records: list[Record], evidence: dict[str, Evidence]) -> tuple[list[Results], list[str]]:
     """Returns the tables of a report, and remarks on runs that repeat another.
 
+    Lengths of one data set follow each other, the shortest first; of one cache the table of the most runs comes first.
+
     Args:
         records: All runs.
         evidence: What is known of each cache, by cache_id.
@@ -204,8 +206,16 @@ def results_of(records: list[Record], evidence: dict[str, Evidence]) -> tuple[li
                 borrowed |= _borrow(cells, others)
         whole = {where: Cell([runs[seed] for seed in sorted(runs)]) for where, runs in cells.items()}
         tables.append(Results(evidence[key[0]], settings[key], named[key], whole, borrowed))
-    order = sorted(tables, key=lambda table: (table.dataset, table.evidence.seconds or 0, table.evidence.cache_id))
-    return order, remarks
+    names: dict[str, str] = {}
+    for table in tables:
+        series = table.evidence.series
+        names[series] = min(table.dataset, names.get(series, table.dataset))
+
+    def place(table: Results) -> tuple:
+        it, n_runs = table.evidence, sum(len(cell.runs) for cell in table.cells.values())
+        return names[it.series], it.series, it.seconds or 0, table.dataset, it.cache_id, -n_runs
+
+    return sorted(tables, key=place), remarks
 
 
 def _put(cells: dict, record: Record, remarks: list[str]) -> None:

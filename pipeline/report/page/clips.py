@@ -28,10 +28,12 @@ _WIDTH, _LEFT, _SPECTROGRAM, _PANEL = 340, 4, 74, 40
 
 
 def overlays(tables: list[Results], recordings: Recordings | None) -> Section:
-    """Returns figure 2 of arXiv 2110.14131 for clips of the first cache at hand, with sound if given."""
-    results = next((it for it in tables if it.evidence.cache is not None), None)
-    if results is None:
+    """Returns figure 2 of arXiv 2110.14131 for clips of the recordings, with sound; else of the first cache."""
+    at_hand = [it for it in tables if it.evidence.cache is not None]
+    if not at_hand:
         return Section("clips", "Where everyone looks", [])
+    audible = [it for it in at_hand if recordings is not None and recordings.are_of(it.evidence.cache)]
+    results = (audible or at_hand)[0]
     evidence = results.evidence
     try:
         split = load_splits(evidence.cache, names=("test",))["test"]

@@ -63,14 +63,8 @@ def by_length(tables: list[Results]) -> Section:
         "clip length, s",
         tables,
         lambda results: results.evidence.seconds,
-        lambda results: (results.metric, key_of(results.settings), _recipe(results)),
+        lambda results: (results.metric, key_of(results.settings), results.evidence.series),
     )
-
-
-def _recipe(results: Results) -> str:
-    """Returns what data sets have in common that differ in length alone; one in their names says so, too: mini-8s."""
-    recipe = results.evidence.recipe
-    return key_of({name: value for name, value in recipe.items() if name not in ("length_seconds", "name")})
 
 
 def by_fraction(tables: list[Results]) -> Section:
