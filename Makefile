@@ -7,7 +7,9 @@ LENGTH ?=
 # An existing copy of the data set; empty: downloaded, where it is one that can be.
 ROOT ?=
 LENGTH_OPTION := $(if $(filter fsd50k,$(DATASET)),--max-length,--length)
-DATA := $(DATASET)$(if $(LENGTH),-$(LENGTH)s)
+# mini is of 4 s: asked for at that length it is itself.
+OWN_LENGTH := $(if $(filter mini,$(DATASET)),4)
+DATA := $(DATASET)$(patsubst %,-%s,$(filter-out $(OWN_LENGTH),$(LENGTH)))
 # On real recordings the teacher is BASE fine-tuned, unless TEACHER names another; the settings are meant for 16 GB.
 BASE ?= facebook/wav2vec2-large-xlsr-53
 TEACHER_OPTIONS ?= --batch-size 8 --gradient-accumulation-steps 4 --freeze-encoder-steps 500 --epochs 10 --patience 3 --bfloat16 --gradient-checkpointing --workers 4
@@ -16,13 +18,15 @@ TEACHER ?= $(or $(FINETUNED),bundled)
 USUAL := $(if $(FINETUNED),teachers/$(DATA)/wav2vec2-large-xlsr-53,bundled)
 CACHE := caches/$(DATA)$(if $(filter-out $(USUAL),$(TEACHER)),-$(notdir $(TEACHER:%/=%))).zarr
 comma := ,
-TABLE_DATA = $(or $(foreach length,$(subst $(comma), ,$(LENGTHS)),$(DATASET)-$(length)s),$(DATASET))
+# Whose clips the page of the tables shows: those of the data set's own length, if it is among them, else of the first.
+TABLE_DATA = $(DATASET)$(patsubst %,-%s,$(filter-out $(OWN_LENGTH),$(firstword $(filter $(OWN_LENGTH),$(LENGTH_LIST)) $(LENGTH_LIST))))
 STUDENT ?= crnn
 KD_WEIGHT ?= 0.25
 SEED ?= 0
 # Of the tables: clip lengths in seconds (as 2,4,6,8; empty: the data set's own), students, those of the controls, how
 # many seeds, and epochs (empty: as many as tkd train). For mini two cores take two hours, and half an hour for controls.
 LENGTHS ?= $(LENGTH)
+LENGTH_LIST = $(subst $(comma), ,$(LENGTHS))
 STUDENTS ?= all
 CONTROLS ?= $(if $(filter mini,$(DATASET)),crnn$(comma)tc_resnet,$(STUDENTS))
 SEEDS ?= 3
@@ -71,14 +75,14 @@ grid: setup $(CACHE)  ## one length of the tables: DATASET=mini LENGTH=8 STUDENT
 	$(BIN)/tkd sweep --cache $(CACHE) --students $(CONTROLS) --kd-weights 0.25 --frame-weights uniform,shuffled,event $(TABLE_OPTIONS)
 
 tables: setup  ## the papers' tables with controls: DATASET=mini|nscv2|fsd50k LENGTHS=2,4,6,8 STUDENTS=all SEEDS=3
-	set -e; for length in $(or $(subst $(comma), ,$(LENGTHS)),''); do $(MAKE) grid LENGTH=$$length; done
-	$(BIN)/tkd report runs/tables/$(DATASET) --data data/$(firstword $(TABLE_DATA)) --out results/$(DATASET)
+	set -e; for length in $(or $(LENGTH_LIST),''); do $(MAKE) grid LENGTH=$$length; done
+	$(BIN)/tkd report runs/tables/$(DATASET) --data data/$(TABLE_DATA) --out results/$(DATASET)
 
 # Longer; a tenth of the clips ten times as often, three tenths of them three times, in as many steps as the tables; other maps.
 MINI_SWEEP = $(BIN)/tkd sweep --cache caches/mini.zarr --seeds $(SEEDS) $(BFLOAT16) --out runs/tables/mini/mini
 UNHEARD := rain,wind,melody,alarm
-evidence: setup $(if $(filter mini,$(DATASET)$(LENGTH)),$(CACHE))  ## beside the tables of mini: longer training, fewer clips, other targets, noise not heard in training
-	@test '$(DATASET)$(LENGTH)' = mini || { echo 'make evidence is of mini, at 4 s: leave DATASET and LENGTH out.' >&2; exit 2; }
+evidence: setup $(if $(filter mini,$(DATA)),$(CACHE))  ## beside the tables of mini: longer training, fewer clips, other targets, noise not heard in training
+	@test '$(DATA)' = mini || { echo 'make evidence is of mini, at 4 s: leave DATASET and LENGTH out.' >&2; exit 2; }
 	$(MINI_SWEEP) --students crnn,lstm_p,tc_resnet --kd-weights 0,0.5 --epochs 40
 	$(MINI_SWEEP) --students crnn --kd-weights 0.5 --frame-weights uniform --epochs 40
 	$(MINI_SWEEP) --students crnn,tc_resnet --kd-weights 0,0.25 --fraction 0.1 --epochs 120
