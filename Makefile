@@ -9,7 +9,8 @@ ROOT ?=
 LENGTH_OPTION := $(if $(filter fsd50k,$(DATASET)),--max-length,--length)
 # mini is of 4 s: asked for at that length it is itself.
 OWN_LENGTH := $(if $(filter mini,$(DATASET)),4)
-DATA := $(DATASET)$(patsubst %,-%s,$(filter-out $(OWN_LENGTH),$(LENGTH)))
+of_length = $(DATASET)$(patsubst %,-%s,$(filter-out $(OWN_LENGTH),$(1)))
+DATA := $(call of_length,$(LENGTH))
 # On real recordings the teacher is BASE fine-tuned, unless TEACHER names another; the settings are meant for 16 GB.
 BASE ?= facebook/wav2vec2-large-xlsr-53
 TEACHER_OPTIONS ?= --batch-size 8 --gradient-accumulation-steps 4 --freeze-encoder-steps 500 --epochs 10 --patience 3 --bfloat16 --gradient-checkpointing --workers 4
@@ -19,7 +20,7 @@ USUAL := $(if $(FINETUNED),teachers/$(DATA)/wav2vec2-large-xlsr-53,bundled)
 CACHE := caches/$(DATA)$(if $(filter-out $(USUAL),$(TEACHER)),-$(notdir $(TEACHER:%/=%))).zarr
 comma := ,
 # Whose clips the page of the tables shows: those of the data set's own length, if it is among them, else of the first.
-TABLE_DATA = $(DATASET)$(patsubst %,-%s,$(filter-out $(OWN_LENGTH),$(firstword $(filter $(OWN_LENGTH),$(LENGTH_LIST)) $(LENGTH_LIST))))
+TABLE_DATA = $(call of_length,$(firstword $(filter $(OWN_LENGTH),$(LENGTH_LIST)) $(LENGTH_LIST)))
 STUDENT ?= crnn
 KD_WEIGHT ?= 0.25
 SEED ?= 0

@@ -23,7 +23,7 @@ class Predictor:
         if self.config.sample_rate != SAMPLE_RATE:
             raise TkdError(
                 f"{run.path}: a student of features at {self.config.sample_rate} Hz; tkd reads recordings at "
-                f"{SAMPLE_RATE} Hz. Give its exported model features of your own."
+                f"{SAMPLE_RATE} Hz. Make its features yourself and call its student."
             )
         self._log_mel, self._student = LogMel(self.config), run.student
         self._exclusive = run.metrics["metric"] == "accuracy"

@@ -14,6 +14,7 @@ from pipeline.distill.run import read_run
 from pipeline.errors import TkdError
 from pipeline.report.examples import Looks, example_rows, student_looks, teacher_looks
 from pipeline.report.numbers.records import Record
+from pipeline.report.numbers.results import column_of
 
 _N_CLIPS = 3
 _EVENT = "tab:green"
@@ -59,8 +60,7 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[st
         top.set_title(f"{shorten(said, 60)}  ({clip.clip_id[0]})", fontsize=9, parse_math=False)
         _line(bottom, teacher_looks(cache, clip), label="teacher (cached)", color="black", linestyle="--")
         for record, distillation in runs:
-            taught = f" ({record.frame_weights})" if record.kd_weight and record.frame_weights != "rollout" else ""
-            name = f"{record.student}, kd_weight {record.kd_weight:g}{taught}"
+            name = f"{record.student}, kd_weight {column_of(record).name}"
             _line(bottom, student_looks(cache, distillation, clip), label=name)
         bottom.set_xlabel("time (s)")
         if int(clip.event_start) < 0:

@@ -206,21 +206,28 @@ def results_of(records: list[Record], evidence: dict[str, Evidence]) -> tuple[li
                 borrowed |= _borrow(cells, others)
         whole = {where: Cell([runs[seed] for seed in sorted(runs)]) for where, runs in cells.items()}
         tables.append(Results(evidence[key[0]], settings[key], named[key], whole, borrowed))
-    names: dict[str, str] = {}
-    for table in tables:
-        series = table.evidence.series
-        names[series] = min(table.dataset, names.get(series, table.dataset))
+    return _in_order(tables), remarks
+
+
+def _in_order(tables: list[Results]) -> list[Results]:
+    names: dict[str, str] = {}  # the first of a series'
+    for table in sorted(tables, key=lambda table: table.dataset):
+        names.setdefault(table.evidence.series, table.dataset)
 
     def place(table: Results) -> tuple:
         it, n_runs = table.evidence, sum(len(cell.runs) for cell in table.cells.values())
         return names[it.series], it.series, it.seconds or 0, table.dataset, it.cache_id, -n_runs
 
-    return sorted(tables, key=place), remarks
+    return sorted(tables, key=place)
+
+
+def column_of(record: Record) -> Column:
+    """Returns the column that a run stands in."""
+    return Column(record.frame_weights, record.kd_weight) if record.kd_weight else VANILLA
 
 
 def _put(cells: dict, record: Record, remarks: list[str]) -> None:
-    column = Column(record.frame_weights, record.kd_weight) if record.kd_weight else VANILLA
-    runs = cells.setdefault((record.student, column), {})
+    runs = cells.setdefault((record.student, column_of(record)), {})
     if record.seed in runs:
         remarks.append(
             f"Counted once: {record.path} has the settings and the seed of {runs[record.seed].path}, which counts."
