@@ -40,8 +40,10 @@ def connected(workers: int, scheduler: str | None, n_tasks: int, n_threads: int 
     settings = {
         "distributed.scheduler.allowed-failures": 3,
         "distributed.comm.timeouts.connect": "60s",
-        # Dask has its workers return each freed tensor to the system: a quarter of a training's time.
+        # See `keep_freed_memory`. Dask would have each freed tensor returned to the system, and glibc returns what a
+        # thread other than the first has freed, unless there is but one arena.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+        "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
     }
     with (
         dask.config.set(settings),

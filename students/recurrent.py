@@ -1,19 +1,20 @@
 """Recurrent layers, with their training on a CPU written out.
 
 torch runs a GRU, and whatever is looped over frames, as dozens of small recorded operations a frame. Here a whole
-sequence is one operation, with gradients written by hand: frame by frame is done only what must be; the inputs of many
-frames are one product, and so are weight gradients. Under autocast the factors of products are of its dtype, while
-states, gates, their gradients and sums over time stay float32.
+sequence is one operation, with gradients written by hand: a frame is a product by oneDNN and one compiled call for all
+the rest of it (`fused`, where numba is installed); the inputs of many frames are one product, and so are weight
+gradients. Under autocast the factors of products are of its dtype, while states, gates, their gradients and sums over
+time stay float32.
 """
+
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
-sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
-tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 _ONEDNN_DTYPES = set()  # none where torch has other names for what it promises nobody
 _OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
@@ -44,6 +45,8 @@ def packed(weight: Tensor, n_rows: int) -> Tensor:
 
 def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """x^T gradient, (n_inputs, n_outputs): the transposed gradient of `product`'s weight, over the rows of both."""
+    if x.dtype == torch.bfloat16:  # for which `mm` is oneDNN's, too, and copies neither
+        return torch.mm(x.t(), gradient)
     return product(x.t().contiguous(), gradient.t())
 
 
@@ -52,9 +55,27 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def tanh_(x: Tensor) -> Tensor:
-    """tanh in place, as 2 sigmoid(2 x) - 1: torch's sigmoid is several times as fast as its tanh."""
-    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+def blocks(x: Tensor) -> list[tuple[int, Tensor]]:
+    """x (T, batch, n_inputs) in pieces of some `BLOCK_ROWS` rows, each after the number of its first frame."""
+    size = max(1, BLOCK_ROWS // x.shape[1])
+    return list(zip(range(0, len(x), size), x.split(size), strict=True))
+
+
+@cache
+def has_numba() -> bool:
+    """Whether `fused` can be imported."""
+    return find_spec("numba") is not None
+
+
+def written_out(x: Tensor, weight: Tensor) -> bool:
+    """Whether a recurrent layer in training can take its own operation: on a CPU, in dtypes that `fused` knows."""
+    return (
+        has_numba()
+        and x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and weight.dtype in (torch.float32, torch.float64)
+        and product_dtype(x) in (weight.dtype, torch.bfloat16)
+    )
 
 
 def _by_onednn(dtype: torch.dtype) -> bool:
@@ -62,7 +83,7 @@ def _by_onednn(dtype: torch.dtype) -> bool:
 
 
 class GruSequence(torch.autograd.Function):
-    """One GRU layer over whole sequences from a state of zeros, each direction in its own order of time.
+    """One direction of a GRU layer over whole sequences, from a state of zeros.
 
         r_t = sigmoid(W_r x_t + b_r + U_r h_{t-1} + d_r)        z_t likewise
         m_t = U_n h_{t-1} + d_n
@@ -81,91 +102,60 @@ class GruSequence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, *parameters: Tensor) -> Tensor:
-        """h, (n_directions, T, batch, n_units).
+    def forward(ctx, x: Tensor, w: Tensor, u: Tensor, b: Tensor, d: Tensor) -> Tensor:
+        """h, (T, batch, n_units), of x (T, batch, n_inputs) and the parameters."""
+        from students.fused import array, gru_forward
 
-        Args:
-            x: (n_directions, T, batch, n_inputs).
-            parameters: W, U, b and d of each direction.
-        """
-        n_directions, _, batch, _ = x.shape
-        n_units = parameters[1].shape[1]
-        state, dtype = parameters[0].dtype, product_dtype(x)
+        n_frames, batch, _ = x.shape
+        n_units = u.shape[1]
+        state, dtype = w.dtype, product_dtype(x)
         with torch.autocast("cpu", enabled=False):
-            x = x.to(dtype)
-            w_all, u_all, b_all, d_all = ([p.to(dtype) for p in parameters[n::4]] for n in range(4))
-            u_packed = [packed(u, batch) for u in u_all]
-            h = [torch.zeros(n_directions, batch, n_units, dtype=state)]
-            factors, gates, n = [h[0].to(dtype)], [], []  # gates: r, z, m
-            for block in x.split(max(1, BLOCK_ROWS // batch), 1):
-                from_x = torch.empty(*block.shape[:3], 3 * n_units, dtype=state)
-                for k in range(n_directions):
-                    from_x[k].copy_(product(block[k], w_all[k], b_all[k]))
-                for from_x_rz, from_x_n in zip(
-                    from_x[..., : 2 * n_units].unbind(1), from_x[..., 2 * n_units :].unbind(1), strict=True
-                ):
-                    products = [product(factors[-1][k], u_packed[k], d_all[k]) for k in range(n_directions)]
-                    gates.append((products[0].unsqueeze(0) if n_directions == 1 else torch.stack(products)).to(state))
-                    gates[-1][..., : 2 * n_units].add_(from_x_rz).sigmoid_()
-                    r, z, m = gates[-1].split(n_units, 2)
-                    n.append(tanh_(torch.addcmul(from_x_n, r, m)))
-                    h.append(torch.lerp(n[-1], h[-1], z))
-                    factors.append(h[-1].to(dtype))
-            ctx.save_for_backward(x, *w_all, *u_all, *gates, *n, *h, *factors)
-            return torch.stack(h[1:], 1)
+            x, w, u, b, d = (tensor.to(dtype) for tensor in (x, w, u, b, d))
+            u_packed = packed(u, batch)
+            gates = torch.empty(n_frames, batch, 3 * n_units, dtype=state)  # r, z, m
+            n = torch.empty(n_frames, batch, n_units, dtype=state)
+            h = torch.empty(n_frames + 1, batch, n_units, dtype=state)
+            factors = torch.empty(n_frames + 1, batch, n_units, dtype=dtype)
+            h[0], factors[0] = 0, 0
+            written = [array(tensor) for tensor in (gates, n, h, factors)]
+            for first, block in blocks(x):
+                from_x = array(product(block.flatten(0, 1), w, b).view(*block.shape[:2], 3 * n_units))
+                for t, from_x_t in enumerate(from_x, first):
+                    gru_forward(t, from_x_t, array(product(factors[t], u_packed, d)), *written)
+            ctx.save_for_backward(x, w, u, gates, n, h, factors)
+            return h[1:].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of x and of the parameters; grad (n_directions, T, batch, n_units)."""
-        x, *saved = ctx.saved_tensors
-        n_directions, n_frames, batch, n_units = grad.shape
-        counts = (n_directions, n_directions, n_frames, n_frames, n_frames + 1, n_frames + 1)
-        w_all, u_all, gates, n, h, factors = (saved[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(6))
+        """The gradients of x and of the parameters; grad (T, batch, n_units)."""
+        from students.fused import array, gru_backward
+
+        x, w, u, gates, n, h, factors = ctx.saved_tensors
+        _, batch, n_units = grad.shape
+        grad = grad.contiguous()
         with torch.autocast("cpu", enabled=False):
-            u_packed = [packed(u.t(), batch) for u in u_all]
-            dw_all, du_all = ([torch.zeros_like(w.t(), dtype=grad.dtype) for w in all_] for all_ in (w_all, u_all))
+            u_packed = packed(u.t(), batch)
+            dw, du = (torch.zeros_like(weight.t(), dtype=grad.dtype) for weight in (w, u))
             dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-            now = torch.empty_like(gates[0])
-            dr, dz, dm = now.split(n_units, 2)
-            g, kept, dn, scratch = (torch.zeros_like(h[0]) for _ in range(4))
-            sum_now, sum_dn = torch.zeros_like(now), torch.zeros_like(dn)
-            size = max(1, BLOCK_ROWS // batch)
-            for first in reversed(range(0, n_frames, size)):
-                block = range(first, min(first + size, n_frames))
-                through = torch.empty(n_directions, len(block), batch, 3 * n_units, dtype=x.dtype)
-                dn_block = torch.empty(n_directions, len(block), batch, n_units, dtype=x.dtype)
-                for t in reversed(block):
-                    r, z, m = gates[t].split(n_units, 2)
-                    g.add_(grad[:, t])
-                    torch.mul(g, z, out=kept)
-                    torch.sub(g, kept, out=scratch)
-                    tanh_backward(scratch, n[t], grad_input=dn)
-                    torch.sub(h[t], n[t], out=scratch).mul_(g)
-                    sigmoid_backward(scratch, z, grad_input=dz)
-                    torch.mul(dn, r, out=dm)
-                    torch.mul(dn, m, out=scratch)
-                    sigmoid_backward(scratch, r, grad_input=dr)
-                    sum_now.add_(now)
-                    sum_dn.add_(dn)
-                    dn_block[:, t - first] = dn
-                    through_t = through[:, t - first].copy_(now)
-                    for k in range(n_directions):
-                        torch.add(kept[k], product(through_t[k], u_packed[k]), out=g[k])
-                for k in range(n_directions):
-                    rows = through[k].flatten(0, 1)
-                    du_all[k] += weight_gradient(rows, torch.cat([factors[t][k] for t in block]))
-                    through[k, ..., 2 * n_units :] = dn_block[k]  # now of the inputs' products
-                    dw_all[k] += weight_gradient(rows, x[k, block.start : block.stop].flatten(0, 1))
-                    if dx is not None:
-                        dx[k, block.start : block.stop] = product(through[k], w_all[k].t())
-            dd = sum_now.sum(1)
-            db = torch.cat([dd[:, : 2 * n_units], sum_dn.sum(1)], 1)
-        return dx, *(
-            gradient
-            for dw, du, db_k, dd_k in zip(dw_all, du_all, db, dd, strict=True)
-            for gradient in (dw.t(), du.t(), db_k, dd_k)
-        )
+            later = x.new_zeros(batch, n_units)
+            g, sum_now, sum_dn = grad.new_zeros(batch, n_units), grad.new_zeros(3 * n_units), grad.new_zeros(n_units)
+            read = [array(tensor) for tensor in (gates, n, h, g)]
+            sums = array(sum_now), array(sum_dn)
+            grad = array(grad)
+            for first, block in reversed(blocks(x)):
+                through, dn = x.new_empty(*block.shape[:2], 3 * n_units), x.new_empty(*block.shape[:2], n_units)
+                through_t, dn_t = array(through), array(dn)
+                for k in reversed(range(len(block))):
+                    gru_backward(first + k, grad, array(later), *read, through_t[k], dn_t[k], *sums)
+                    later = product(through[k], u_packed)
+                rows = through.flatten(0, 1)
+                du += weight_gradient(rows, factors[first : first + len(block)].flatten(0, 1))
+                through[..., 2 * n_units :] = dn  # now of the inputs' products
+                dw += weight_gradient(rows, block.flatten(0, 1))
+                if dx is not None:
+                    dx[first : first + len(block)] = product(through, w.t())
+        return dx, dw.t(), du.t(), torch.cat([sum_now[: 2 * n_units], sum_dn]), sum_now
 
 
 class Gru(nn.GRU):
@@ -185,21 +175,19 @@ class Gru(nn.GRU):
             lengths: (batch,), int64, valid frames: each clip's backward direction starts at its last. What stands
                 beyond is arbitrary. None when all are valid.
         """
-        if not (self.by_hand and self.training and x.device.type == "cpu") or torch.compiler.is_compiling():
+        if not (self.by_hand and self.training and written_out(x, self.weight_hh_l0)):
             if lengths is None or not self.bidirectional:
                 return super().forward(x)[0]
             packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
             return pad_packed_sequence(super().forward(packed)[0], batch_first=True, total_length=x.shape[1])[0]
-        x = x.transpose(0, 1)  # (T, batch, n_inputs)
+        x = x.transpose(0, 1).contiguous()  # (T, batch, n_inputs)
         n_directions = 2 if self.bidirectional else 1
         for layer in range(self.num_layers):
-            directions = self.all_weights[layer * n_directions : (layer + 1) * n_directions]
-            parameters = [parameter for direction in directions for parameter in direction]
-            if self.bidirectional:
-                forward, backward = GruSequence.apply(torch.stack([x, reversed_in_time(x, lengths)]), *parameters)
-                x = torch.cat([forward, reversed_in_time(backward, lengths)], 2)
-            else:
-                x = GruSequence.apply(x.unsqueeze(0), *parameters).squeeze(0)
+            forward, *backward = self.all_weights[layer * n_directions : (layer + 1) * n_directions]
+            outputs = [GruSequence.apply(x, *forward)]
+            for parameters in backward:
+                outputs.append(reversed_in_time(GruSequence.apply(reversed_in_time(x, lengths), *parameters), lengths))
+            x = torch.cat(outputs, 2)
         return x.transpose(0, 1)
 
 

@@ -36,7 +36,7 @@ def imports_of(package: str) -> dict[Path, set[str]]:
     ("package", "forbidden"),
     [
         ("cache_schema", {"pipeline", "students", "torch", "click", "dask"}),
-        ("students", {"pipeline", "cache_schema", "click", "dask", "numpy", "zarr", "transformers"}),
+        ("students", {"pipeline", "cache_schema", "click", "dask", "zarr", "transformers"}),
     ],
 )
 def test_packages_below_pipeline_know_neither_it_nor_each_other(package, forbidden):
@@ -45,9 +45,23 @@ def test_packages_below_pipeline_know_neither_it_nor_each_other(package, forbidd
 
 
 def test_students_import_torch_and_the_standard_library_only():
+    """Except for what training on a CPU compiles, which is not needed to use them."""
     for path, modules in imports_of("students").items():
         roots = {module.partition(".")[0] for module in modules}
-        assert roots <= {"torch", "students"} | sys.stdlib_module_names, path
+        compiled = {"numba", "numpy"} if path.name == "fused.py" else set()
+        assert roots <= {"torch", "students"} | compiled | sys.stdlib_module_names, path
+
+
+def test_students_train_without_numba():
+    """As torch has it."""
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import torch, students\n"
+        "student = students.build_student('crnn', 12)\n"
+        "student(torch.randn(2, 40, 50)).logits.sum().backward()\n"
+        "assert student.gru.weight_hh_l0.grad.abs().sum() > 0 and 'students.fused' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_stage_two_does_not_reach_for_stage_one():

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cache_schema import CacheError
+from pipeline.allocation import keep_freed_memory
 from pipeline.bench.gather import PAGE, gather
 from pipeline.bench.sections import epochs, reading, size, stage_one, stage_two, students, teacher_in_loop
 from pipeline.errors import TkdError
@@ -44,6 +45,7 @@ def main(sections, quick, out) -> None:
     out = out or (ELSEWHERE if quick or sections else OUT)
     chosen = {name: measure for name, measure in SECTIONS.items() if not sections or name in sections}
     command = shlex.join(["python", "-m", "pipeline.bench", *sys.argv[1:]])
+    keep_freed_memory()  # as tkd train does
     try:
         gather(chosen, out, command, quick)
     except (TkdError, CacheError) as error:

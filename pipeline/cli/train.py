@@ -139,6 +139,7 @@ def train_command(cache_path, threads, memory, out, resume, force, as_json, **se
     from accelerate import PartialState
 
     from cache_schema import open_cache
+    from pipeline.allocation import keep_freed_memory
     from pipeline.distill.augment import check_augmentations
     from pipeline.distill.naming import run_name
     from pipeline.distill.train import train
@@ -146,6 +147,7 @@ def train_command(cache_path, threads, memory, out, resume, force, as_json, **se
     from pipeline.progress import FetchLog
 
     checked(check_augmentations, names=config.augment)
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     cache = open_cache(cache_path, FetchLog(cache_path))

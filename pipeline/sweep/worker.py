@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cache_schema import Cache, CacheError, open_cache
+from pipeline.allocation import keep_freed_memory
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data.decoded import decoded_once
 from pipeline.distill.train import train
@@ -39,6 +40,7 @@ def train_cell(job: Job, config: TrainConfig, out: Path) -> tuple[dict[str, Any]
     """Trains a cell and returns its metrics, or None and why it failed; what it says goes to the file `out`.log."""
     log = out.with_name(f"{out.name}.log")
     with _ONE_AT_A_TIME, log.open("a", encoding="utf-8") as said, redirect_stderr(said):
+        keep_freed_memory()
         use_threads(job.threads)
         with suppress(ImportError, ValueError):
             _use_device()

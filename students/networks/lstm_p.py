@@ -7,16 +7,7 @@ from torch.autograd.function import once_differentiable
 from students.base import Student
 from students.initialisation import keras_init
 from students.masking import frame_at
-from students.recurrent import (
-    BLOCK_ROWS,
-    packed,
-    product,
-    product_dtype,
-    sigmoid_backward,
-    tanh_,
-    tanh_backward,
-    weight_gradient,
-)
+from students.recurrent import blocks, packed, product, product_dtype, weight_gradient, written_out
 
 
 class PeepholeLstmSequence(torch.autograd.Function):
@@ -34,6 +25,8 @@ class PeepholeLstmSequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, peepholes: Tensor, projection: Tensor) -> Tensor:
         """r, (T, batch, n_projected), of x (T, batch, n_inputs) and the parameters of `PeepholeLstm`."""
+        from students.fused import array, lstm_forward
+
         n_frames, batch, n_inputs = x.shape
         n_projected, n_units = projection.shape
         state, dtype = weight.dtype, product_dtype(x)
@@ -43,74 +36,52 @@ class PeepholeLstmSequence(torch.autograd.Function):
             # Side by side, one product of a frame: with so few inputs, projecting them before the loop is slower.
             x_r = torch.zeros(n_frames + 1, batch, n_inputs + n_projected, dtype=dtype)
             x_r[:-1, ..., :n_inputs] = x
-            c = [torch.zeros(batch, n_units, dtype=state)]
-            gates, tanh_c, m = [], [], []
+            gates = torch.empty(n_frames, batch, 4 * n_units, dtype=state)
+            c = torch.zeros(n_frames + 1, batch, n_units, dtype=state)
+            tanh_c = torch.empty(n_frames, batch, n_units, dtype=state)
+            m = torch.empty(n_frames, batch, n_units, dtype=dtype)
+            written = [array(tensor) for tensor in (peepholes.detach(), gates, c, tanh_c, m)]
             for t in range(n_frames):
-                gates.append(product(x_r[t], weight_packed, bias).to(state))
-                i_f = gates[-1][:, : 2 * n_units]
-                i_f.view(batch, 2, n_units).addcmul_(c[-1].unsqueeze(1), peepholes[:2])
-                i_f.sigmoid_()
-                i, f, g, o = gates[-1].split(n_units, 1)
-                tanh_(g)
-                c.append(torch.mul(f, c[-1]).addcmul_(i, g))
-                o.addcmul_(c[-1], peepholes[2]).sigmoid_()
-                tanh_c.append(tanh_(c[-1].clone()))
-                m.append((o * tanh_c[-1]).to(dtype))
-                x_r[t + 1, :, n_inputs:] = product(m[-1], projection_packed)
-            ctx.save_for_backward(weight, peepholes, projection, x_r, *gates, *tanh_c, *m, *c)
+                lstm_forward(t, array(product(x_r[t], weight_packed, bias)), *written)
+                x_r[t + 1, :, n_inputs:] = product(m[t], projection_packed)
+            ctx.save_for_backward(weight, peepholes, projection, x_r, gates, c, tanh_c, m)
             return x_r[1:, :, n_inputs:].to(state, copy=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x and of the parameters; grad (T, batch, n_projected)."""
-        weight, peepholes, projection, x_r, *saved = ctx.saved_tensors
-        n_frames, batch, n_projected = grad.shape
+        from students.fused import array, lstm_backward
+
+        weight, peepholes, projection, x_r, gates, c, tanh_c, m = ctx.saved_tensors
+        _, batch, n_projected = grad.shape
         n_units, n_inputs = projection.shape[1], x_r.shape[2] - n_projected
-        gates, tanh_c, m, c = (saved[k * n_frames : (k + 1) * n_frames + (k == 3)] for k in range(4))
-        peep_i, peep_f, peep_o = peepholes
         with torch.autocast("cpu", enabled=False):
             weight_packed = packed(weight[:, n_inputs:].t(), batch)
             projection_packed = packed(projection.t(), batch)
-            dx = x_r.new_empty(n_frames, batch, n_inputs) if ctx.needs_input_grad[0] else None
+            dx = x_r.new_empty(*m.shape[:2], n_inputs) if ctx.needs_input_grad[0] else None
             dweight = torch.zeros_like(weight.t(), dtype=grad.dtype)
             dprojection = torch.zeros_like(projection.t(), dtype=grad.dtype)
-            dpeepholes = grad.new_zeros(3, batch, n_units)
-            now, sum_now = (grad.new_zeros(batch, 4 * n_units) for _ in range(2))
-            di, df, dg, do = now.split(n_units, 1)
-            e, scratch = (grad.new_zeros(batch, n_units) for _ in range(2))
-            s = grad.new_zeros(batch, n_projected)
-            size = max(1, BLOCK_ROWS // batch)
-            for first in reversed(range(0, n_frames, size)):
-                block = range(first, min(first + size, n_frames))
-                through = x_r.new_empty(len(block), batch, 4 * n_units)
-                s_block = x_r.new_empty(len(block), batch, n_projected)
-                for t in reversed(block):
-                    i, f, g, o = gates[t].split(n_units, 1)
-                    s_t = s_block[t - first].copy_(s.add_(grad[t]))
-                    v = product(s_t, projection_packed).to(grad.dtype)
-                    torch.mul(v, tanh_c[t], out=scratch)
-                    sigmoid_backward(scratch, o, grad_input=do)
-                    tanh_backward(v.mul_(o), tanh_c[t], grad_input=scratch)
-                    e.add_(scratch).addcmul_(do, peep_o)
-                    torch.mul(e, g, out=scratch)
-                    sigmoid_backward(scratch, i, grad_input=di)
-                    torch.mul(e, c[t], out=scratch)
-                    sigmoid_backward(scratch, f, grad_input=df)
-                    torch.mul(e, i, out=scratch)
-                    tanh_backward(scratch, g, grad_input=dg)
-                    e.mul_(f).addcmul_(di, peep_i).addcmul_(df, peep_f)
-                    dpeepholes[0].addcmul_(di, c[t])
-                    dpeepholes[1].addcmul_(df, c[t])
-                    dpeepholes[2].addcmul_(do, c[t + 1])
-                    sum_now.add_(now)
-                    s.copy_(product(through[t - first].copy_(now), weight_packed))
+            dbias, dpeepholes = grad.new_zeros(4 * n_units), grad.new_zeros(3, n_units)
+            e, later = grad.new_zeros(batch, n_units), x_r.new_zeros(batch, n_projected)
+            read = [array(tensor) for tensor in (peepholes.detach(), gates, c, tanh_c, e)]
+            sums = array(dbias), array(dpeepholes)
+            for first, m_block in reversed(blocks(m)):
+                through = m.new_empty(*m_block.shape[:2], 4 * n_units)
+                s = m.new_empty(*m_block.shape[:2], n_projected)
+                through_t = array(through)
+                for k in reversed(range(len(m_block))):
+                    torch.add(grad[first + k], later, out=s[k])
+                    v = product(s[k], projection_packed)
+                    lstm_backward(first + k, array(v), *read, through_t[k], *sums)
+                    later = product(through[k], weight_packed)
                 rows = through.flatten(0, 1)
-                dweight += weight_gradient(rows, x_r[block.start : block.stop].flatten(0, 1))
-                dprojection += weight_gradient(s_block.flatten(0, 1), torch.cat(m[block.start : block.stop]))
+                block = slice(first, first + len(m_block))
+                dweight += weight_gradient(rows, x_r[block].flatten(0, 1))
+                dprojection += weight_gradient(s.flatten(0, 1), m_block.flatten(0, 1))
                 if dx is not None:
-                    dx[block.start : block.stop] = product(through, weight[:, :n_inputs].t())
-        return dx, dweight.t(), sum_now.sum(0), dpeepholes.sum(1), dprojection.t()
+                    dx[block] = product(through, weight[:, :n_inputs].t())
+        return dx, dweight.t(), dbias, dpeepholes, dprojection.t()
 
 
 class PeepholeLstm(nn.Module):
@@ -150,7 +121,7 @@ class PeepholeLstm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Projected outputs (batch, T, n_projected) of inputs (batch, n_inputs, T), from a state of zeros."""
-        if self.by_hand and self.training and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if self.by_hand and self.training and written_out(x, self.weight):
             parameters = self.weight, self.bias, self.peepholes, self.projection
             return PeepholeLstmSequence.apply(x.permute(2, 0, 1), *parameters).transpose(0, 1)
         weight, projection = self.weight.t(), self.projection.t()
