@@ -1,5 +1,6 @@
 """What a teacher is: its frames, its readouts, its folder, and what is refused as one."""
 
+import copy
 import json
 import os
 import shutil
@@ -347,3 +348,20 @@ def test_clips_shorter_than_a_frame_are_counted_and_named(tmp_path):
         TkdError, match=r"6 clips are shorter than the 640 samples needed: c1 \(639\), .*c5 \(0\), \.\.\."
     ):
         require_lengths(manifest_of(tmp_path, "ab", [640, 639, 1, 2, 3, 0, 7]), 640)
+
+
+def test_a_convolution_of_thin_groups_is_not_rounded_on_a_cpu():
+    """On some CPUs its bfloat16 result is another altogether; copies go by their own weights."""
+    teacher = tiny_teacher()
+    conv = teacher.encoder.encoder.pos_conv_embed.conv
+    assert (conv.in_channels // conv.groups, conv.kernel_size) == (8, (16,))
+    x = torch.randn(2, 32, 49)
+    with torch.no_grad():
+        exact = conv(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(conv(x.bfloat16()), conv(x.bfloat16().float()))
+            assert torch.equal(conv(x), exact)
+        other = copy.deepcopy(teacher).encoder.encoder.pos_conv_embed.conv
+        conv.bias += 1
+        assert torch.equal(other(x), exact)
+        torch.testing.assert_close(conv(x), exact + 1)

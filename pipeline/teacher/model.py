@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 
 import numpy as np
 import torch
@@ -55,6 +56,9 @@ class Teacher(nn.Module):
         """`do_normalize`: whether the encoder was trained on waveforms of mean 0 and variance 1; see `normalise`."""
         super().__init__()
         self.encoder = encoder
+        for module in encoder.modules():
+            if isinstance(module, nn.Conv1d) and 1 < module.in_channels // module.groups < 16 and module.groups > 1:
+                module.forward = MethodType(_conv_in_float32, module)
         self.classifier = nn.Linear(encoder.config.hidden_size, n_classes)
         self.readout = readout
         self.task = task
@@ -121,6 +125,18 @@ class Teacher(nn.Module):
         lengths = torch.tensor([self.n_frames(int(n)) for n in attention_mask.sum(dim=1)], device=hidden.device)
         valid = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
         return (hidden * valid[..., None]).sum(dim=1) / lengths[:, None]
+
+
+def _conv_in_float32(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """`conv` on a CPU without autocast.
+
+    In bfloat16 oneDNN 3.10, which torch 2.11 has, gives something else altogether for thin groups of channels and
+    kernels of 8 and more, where the processor has AMX; the built-in teacher's positional convolution is one.
+    """
+    if x.device.type != "cpu":
+        return type(conv).forward(conv, x)
+    with torch.autocast("cpu", enabled=False):
+        return type(conv).forward(conv, x.float())
 
 
 def normalise(waveform: np.ndarray) -> np.ndarray:
