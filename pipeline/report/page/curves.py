@@ -156,14 +156,14 @@ def costs(tables: list[Results]) -> Section:
         if len(facts) < 2:
             continue
         charts = []
-        for x_label, size in (
-            ("parameters", "n_parameters"),
-            ("multiply-accumulates a second of audio", "macs_per_second"),
+        for title, x_label, size in (
+            ("Parameters", "parameters", "n_parameters"),
+            ("Work", "multiply-accumulates a second of audio", "macs_per_second"),
         ):
             series = [one for fact in facts for one in _places(results, fact.name, getattr(fact, size))]
             charts.append(
                 chart(
-                    x_label.capitalize(),
+                    title,
                     f"Rings without KD, dots {DISTILLED}.",
                     series,
                     x_label,
