@@ -46,7 +46,7 @@ def array(x: torch.Tensor) -> np.ndarray:
 
 
 def read(x):
-    """A number of a product, in the states' dtype."""
+    """A number of a product, in the states' dtype. Like `write` and `exp` it exists compiled alone, by type."""
     raise NotImplementedError
 
 
@@ -105,7 +105,7 @@ def _exp(x):
 def felt(gradient):
     """The gradient, or 0 for one below 1e-30.
 
-    Over hundreds of frames gradients fade to subnormal numbers, with which many CPUs compute a hundred times as slowly.
+    Over hundreds of frames gradients fade to subnormal numbers, with which many CPUs compute many times as slowly.
     """
     return ZERO if abs(gradient) < TINY else gradient
 

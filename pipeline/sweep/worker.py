@@ -40,7 +40,6 @@ def train_cell(job: Job, config: TrainConfig, out: Path) -> tuple[dict[str, Any]
     """Trains a cell and returns its metrics, or None and why it failed; what it says goes to the file `out`.log."""
     log = out.with_name(f"{out.name}.log")
     with _ONE_AT_A_TIME, log.open("a", encoding="utf-8") as said, redirect_stderr(said):
-        keep_freed_memory()
         use_threads(job.threads)
         with suppress(ImportError, ValueError):
             _use_device()
@@ -55,6 +54,7 @@ def train_when_free(
     cache: Cache, config: TrainConfig, out: Path, memory: int | None, decoded: Path | None
 ) -> dict[str, Any]:
     """Trains or goes on with a run and returns its metrics; waits for another process that is at the same run."""
+    keep_freed_memory()
     while True:
         try:
             return train(cache, config, out, resume=True, memory=memory, decoded=decoded)
