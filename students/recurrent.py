@@ -176,10 +176,11 @@ class Gru(nn.GRU):
                 beyond is arbitrary. None when all are valid.
         """
         if not (self.by_hand and self.training and written_out(x, self.weight_hh_l0)):
-            if lengths is None or not self.bidirectional:
-                return super().forward(x)[0]
-            packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-            return pad_packed_sequence(super().forward(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+            if not x.is_cuda:
+                return self._torchs(x, lengths)
+            # Autocast runs cuDNN's recurrent layers in float16, of whatever dtype it is: small gradients would be lost.
+            with torch.autocast("cuda", enabled=False):
+                return self._torchs(x.to(self.weight_hh_l0.dtype), lengths)
         x = x.transpose(0, 1).contiguous()  # (T, batch, n_inputs)
         n_directions = 2 if self.bidirectional else 1
         for layer in range(self.num_layers):
@@ -189,6 +190,12 @@ class Gru(nn.GRU):
                 outputs.append(reversed_in_time(GruSequence.apply(reversed_in_time(x, lengths), *parameters), lengths))
             x = torch.cat(outputs, 2)
         return x.transpose(0, 1)
+
+    def _torchs(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        if lengths is None or not self.bidirectional:
+            return super().forward(x)[0]
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(super().forward(packed)[0], batch_first=True, total_length=x.shape[1])[0]
 
 
 def reversed_in_time(x: Tensor, lengths: Tensor | None) -> Tensor:

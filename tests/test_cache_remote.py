@@ -237,7 +237,10 @@ def test_a_pull_may_change_the_container_and_does_not_replace_unasked(served, tm
         with pytest.raises(CacheError, match=r"pulled.h5: already there; --force replaces it"):
             pull_cache(f"{server.url}/kws.zip", tmp_path / "pulled.h5")
         assert pull_cache(f"{server.url}/kws.zarr", tmp_path / "pulled.h5") == identity  # the same: nothing to do
+        (tmp_path / "pulled.h5.pulling").mkdir()  # of a folder, which was interrupted
+        (tmp_path / "pulled.h5.pulling" / "zarr.json").write_text("{}")
         pull_cache(f"{server.url}/kws.zip", tmp_path / "pulled.h5", force=True)
+        assert not list(tmp_path.glob("*.pulling*"))
 
 
 def test_addresses_that_lead_nowhere_say_so(served, tmp_path):

@@ -393,3 +393,11 @@ def test_available_memory_is_the_least_of_the_machine_and_the_groups_around_the_
         (folder / "memory.stat").write_text("anon 1\ninactive_file 500000\n")
     assert available_memory(proc, groups) == 2_500_000
     assert available_memory() > 0
+
+
+def test_features_at_another_rate_than_the_teachers_are_refused(layout, tmp_path):
+    described = cache_builder.metadata(layout)
+    described["features"] |= {"frame_offset": 319.5, "n_mels": 40, "sample_rate": 8000}
+    path = cache_builder.build(tmp_path / "slow.zarr", layout, described)[0]
+    with pytest.raises(TkdError, match="features at 8000 Hz, frame weights and events at 16000 Hz"):
+        load_splits(open_cache(path))

@@ -1,5 +1,6 @@
 """Sweeps: real processes, killed; each cell the run that it is alone, and one copy of the cache for all of them."""
 
+import fcntl
 import json
 import os
 import re
@@ -7,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -381,6 +384,38 @@ def test_where_there_is_no_room_nothing_is_decoded_and_a_damaged_cache_never_is(
     with pytest.raises(CacheError, match="features"), decoded_once(open_cache(path), ["rollout"]):
         pass
     assert held(places) == []
+
+
+def test_who_comes_at_once_with_others_waits_for_who_decodes_and_not_for_its_end(tmp_path, places):
+    """Others look whether it is there; when they have gone, one of two decodes, and both have it at the same time."""
+    path = small_cache(tmp_path)
+    with decoded_once(open_cache(path), ["rollout"]) as folder:
+        lock = decoded._lock_of(folder)
+    both = threading.Barrier(2, timeout=20)
+
+    def use():
+        with decoded_once(open_cache(path), ["rollout"]) as found:
+            both.wait()
+            return found
+
+    with ThreadPoolExecutor(2) as pool:
+        with lock.open("a") as looking:
+            fcntl.flock(looking, fcntl.LOCK_SH)
+            users = [pool.submit(use) for _ in range(2)]
+            time.sleep(0.5)
+        assert [user.result() for user in users] == [folder, folder]
+    assert held(places) == []
+
+
+def test_a_disk_that_fills_while_it_is_decoded_is_no_room(tmp_path, places, monkeypatch):
+    cache, path_open = open_cache(small_cache(tmp_path, partition_size=4)), Path.open
+
+    def full(self, *how, **more):
+        return path_open(Path("/dev/full") if self.suffix == ".npy" else self, *how, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    with decoded_once(cache, ["rollout"]) as folder:
+        assert folder is None and held(places) == []
 
 
 def test_a_folder_that_others_may_write_is_not_taken(tmp_path, places):

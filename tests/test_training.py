@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cache_builder
 import pytest
@@ -22,7 +23,7 @@ from pipeline.distill.distillation import Distillation
 from pipeline.distill.optimisation import learning_rate
 from pipeline.distill.run import read_run
 from pipeline.distill.score import score
-from pipeline.distill.train import train
+from pipeline.distill.train import _seed_dropout, train
 from pipeline.errors import TkdError
 from students import STUDENTS, build_student
 
@@ -145,6 +146,32 @@ def test_a_killed_training_resumes_to_the_same_bits(tiny_cache, tmp_path):
         assert equal_weights(tmp_path / "whole", out)
 
 
+def test_the_best_of_an_epoch_that_was_killed_before_it_was_whole_is_not_taken(cache, runs, tmp_path):
+    shutil.copytree(runs / "kd0.25", tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    (best,) = (tmp_path / "run" / "checkpoint").glob("best-*")
+    best.with_name("best-9.safetensors").write_bytes(b"of another epoch")
+    config = TrainConfig(student="tc_resnet", epochs=2, batch_size=16, augment=())
+    assert f"best-{train(cache, config, tmp_path / 'run', resume=True)['best_epoch']}.safetensors" == best.name
+    assert equal_weights(runs / "kd0.25", tmp_path / "run")
+
+
+def test_each_process_has_dropout_of_its_own_and_a_gpu_that_resumes_other_than_at_the_start():
+    def drawn(index, epoch, device="cpu"):
+        torch.manual_seed(3)
+        _seed_dropout(3, SimpleNamespace(process_index=index, device=torch.device(device)), epoch)
+        return torch.rand(()).item()
+
+    assert drawn(0, 0) == drawn(0, 2) == drawn(0, 0, "cuda")  # the first continues what the checkpoint restored
+    assert len({drawn(index, epoch) for index, epoch in ((0, 0), (1, 0), (2, 0), (1, 1))}) == 4
+
+
+def test_float32_is_not_tf32(cache, runs, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    score(read_run(runs / "kd0.25").on(cache), load_splits(cache)["validation"])
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
 def test_other_settings_do_not_continue_a_run(cache, runs):
     with pytest.raises(TkdError, match="epochs was 2, is 3"):
         train(
@@ -201,7 +228,7 @@ def test_a_damaged_run_says_so_and_how_to_make_it_again(cache, runs, tmp_path, f
 def test_a_damaged_checkpoint_says_so_and_how_to_start_over(cache, runs, tmp_path, name, content):
     shutil.copytree(runs / "kd0.25", tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
-    file = tmp_path / "run" / "checkpoint" / f"{name}.safetensors"
+    (file,) = (tmp_path / "run" / "checkpoint").glob(f"{name}*.safetensors")  # of the best epoch and no other
     file.unlink()
     config = TrainConfig(student="tc_resnet", epochs=2, batch_size=16, augment=())
     if content is not None:
@@ -209,7 +236,7 @@ def test_a_damaged_checkpoint_says_so_and_how_to_start_over(cache, runs, tmp_pat
     elif name == "state":
         assert train(cache, config, tmp_path / "run", resume=True)["epochs"] == 2  # from the start
         return
-    with pytest.raises(TkdError, match=f"{name}.safetensors: damaged checkpoint .*Start over with --force"):
+    with pytest.raises(TkdError, match=f"{file.name}: damaged checkpoint .*Start over with --force"):
         train(cache, config, tmp_path / "run", resume=True)
 
 

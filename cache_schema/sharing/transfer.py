@@ -244,7 +244,7 @@ def pull_cache(
             discard(working, working)
         for leftover in destination.parent.iterdir():  # the marks of those that fetched, and pieces
             if leftover.name.removeprefix(".").startswith(f"{destination.name}.pulling"):
-                leftover.unlink()
+                discard(leftover, leftover)
         return cache.metadata["cache_id"]
 
 

@@ -28,13 +28,16 @@ class Progression:
 
 
 def save_checkpoint(out: Path, modules: dict[str, nn.Module], optimizer: Optimizer, progression: Progression) -> None:
-    """Writes `checkpoint/state.safetensors`: modules, optimizer and random state, replacing the last."""
+    """Writes `checkpoint/state.safetensors`: modules, optimizer and random state (the CPU's), replacing the last."""
     tensors = {**_tensors(modules), "rng": torch.get_rng_state()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None}
     (out / "checkpoint").mkdir(exist_ok=True)
     described = {"progression": json.dumps(dataclasses.asdict(progression))}
     write_tensors(out / "checkpoint" / "state.safetensors", tensors, described)
+    for file in (out / "checkpoint").glob("best-*.safetensors"):
+        if file != _best(out, progression.best_epoch):
+            file.unlink()
 
 
 def load_checkpoint(out: Path, modules: dict[str, nn.Module], optimizer: Optimizer) -> Progression:
@@ -63,23 +66,30 @@ def load_checkpoint(out: Path, modules: dict[str, nn.Module], optimizer: Optimiz
     return progression
 
 
-def save_best(out: Path, module: nn.Module) -> None:
-    """Writes `checkpoint/best.safetensors`: student and training-only parameters of the best epoch so far."""
+def save_best(out: Path, module: nn.Module, epoch: int) -> None:
+    """Writes `checkpoint/best-EPOCH.safetensors`: student and training-only parameters of the best epoch so far.
+
+    That of the best epoch before goes with the next `save_checkpoint`, which until then may need it again.
+    """
     (out / "checkpoint").mkdir(exist_ok=True)
-    write_tensors(out / "checkpoint" / "best.safetensors", _tensors({"best": module}))
+    write_tensors(_best(out, epoch), _tensors({"best": module}))
 
 
-def load_best(out: Path, module: nn.Module) -> None:
-    """Restores what `save_best` wrote last.
+def load_best(out: Path, module: nn.Module, epoch: int) -> None:
+    """Restores what `save_best` wrote after that epoch.
 
     Raises:
         TkdError: it is damaged.
     """
-    file = out / "checkpoint" / "best.safetensors"
+    file = _best(out, epoch)
     try:
         _restore(load_file(file), {"best": module})
     except (SafetensorError, OSError, RuntimeError) as error:
         raise _damaged(file, error) from error
+
+
+def _best(out: Path, epoch: int) -> Path:
+    return out / "checkpoint" / f"best-{epoch}.safetensors"
 
 
 def _damaged(file: Path, error: Exception) -> TkdError:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.arithmetic import full_float32
 from pipeline.distill.data import Clips, Split
 from pipeline.distill.distillation import Distillation
 from pipeline.distill.losses import temporal_kd_loss
@@ -69,6 +70,7 @@ def require_heard(split: Split, student: Student) -> None:
 @torch.inference_mode()
 def score(distillation: Distillation, split: Split) -> Scores:
     """Returns the scores of a student on a split, in float32."""
+    full_float32()
     training = distillation.training
     distillation.eval()
     device = next(distillation.parameters()).device

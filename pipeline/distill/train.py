@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cache_schema import Cache
+from pipeline.arithmetic import full_float32
 from pipeline.distill.augment import Axes, augment, axes_of, check_augmentations
 from pipeline.distill.checkpoint import Progression, load_best, load_checkpoint, save_best, save_checkpoint
 from pipeline.distill.config import TrainConfig
@@ -119,6 +120,7 @@ def _train(
     out: Path,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
+    full_float32()
     set_seed(config.seed)
     device, first = accelerator.device, accelerator.is_main_process
     built = student(len(cache.labels), cache.layout.n_features)
@@ -128,6 +130,7 @@ def _train(
     optimizer = build_optimizer(bare, config)
     modules = {"training": bare} | ({"average": averaged} if averaged else {})
     progression = load_checkpoint(out, modules, optimizer)
+    _seed_dropout(config.seed, accelerator, progression.epoch)
     distillation, optimizer = accelerator.prepare(bare, optimizer)
     n_processes = accelerator.num_processes
 
@@ -207,12 +210,12 @@ def _train(
                     board.add_scalar(name, value, epoch + 1)
             board.add_image("attention", attention_picture(scored, splits["validation"]), epoch + 1)
             if better:
-                save_best(out, scored)
+                save_best(out, scored, epoch + 1)
             write_json(out / "history.json", progression.history)
             save_checkpoint(out, modules, optimizer, progression)
 
     accelerator.wait_for_everyone()
-    load_best(out, scored)
+    load_best(out, scored, progression.best_epoch)
     in_first_process(accelerator.state, lambda: _finish(cache, config, out, scored, splits["test"], progression))
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
@@ -237,6 +240,14 @@ def _generator(seed: int, step: int) -> torch.Generator:
     """Returns the source of chance of a step's augmentations: no state to keep, so that a resumed run repeats it."""
     drawn = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(drawn >> 1))
+
+
+def _seed_dropout(seed: int, accelerator: Accelerator, epoch: int) -> None:
+    """Gives each process dropout of its own; and a GPU that resumes, whose state is not kept, other than at first."""
+    index, device = accelerator.process_index, accelerator.device
+    if index or (epoch and device.type != "cpu"):
+        drawn = int(np.random.SeedSequence([seed, index, epoch]).generate_state(1)[0])
+        (torch if index else torch.get_device_module(device)).manual_seed(drawn)
 
 
 def _finish(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from pipeline.arithmetic import full_float32
 from pipeline.errors import TkdError
 from pipeline.extract.pooling import Pooling
 from pipeline.teacher.checkpoint import FAMILY
@@ -45,6 +46,7 @@ def pool_attention(
     Raises:
         TkdError: not every layer of the encoder answered.
     """
+    full_float32()
     n_samples = (
         [input_values.shape[1]] * len(input_values) if attention_mask is None else attention_mask.sum(1).tolist()
     )

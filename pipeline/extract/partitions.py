@@ -28,9 +28,10 @@ from cache_schema.lock import only_one
 from pipeline.errors import TkdError
 from pipeline.extract.config import Share
 from pipeline.extract.plan import PROVENANCE, Outline, other_than
+from pipeline.lock import in_turn
 from pipeline.progress import Progress
 
-WAIT_SECONDS = 60  # for another job to begin or to finalise, which takes moments
+WAIT_SECONDS = 60  # for another job to begin, which takes moments
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _finalise_if_whole(out: Path, n_partitions: int) -> Built:
     missing = len(_missing(out))
     if missing:
         return Built(None, n_partitions - missing, n_partitions)
-    with only_one(out, WAIT_SECONDS):  # of the jobs that end together one finalises
+    with in_turn(out):  # of the jobs that end together one finalises, which for a large .h5 takes minutes
         cache_id = open_cache(out).metadata["cache_id"] if begun(out) is None else finalise(out)
     return Built(cache_id, n_partitions, n_partitions)
 

@@ -5,9 +5,11 @@ import fcntl
 import hashlib
 import math
 import os
+import random
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,7 +70,12 @@ def _held(folder: Path, wanted: dict[str, tuple[Split, str]], needed: int, allow
     with _lock_of(folder).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # after one that decodes
         while not folder.is_dir():
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # to wait for it would be to wait until who decodes meanwhile leaves
+                time.sleep(random.uniform(0.01, 0.1))
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                continue
             if not folder.is_dir() and not (needed <= allowed and _write(folder, wanted, needed)):
                 yield None
                 return
@@ -94,7 +101,8 @@ def _write(folder: Path, wanted: dict[str, tuple[Split, str]], needed: int) -> b
                 header = {"descr": "<f2", "fortran_order": False, "shape": split.shape(name)}
                 np.lib.format.write_array_header_1_0(written, header)
                 for values in split.pieces(name):
-                    values.astype("<f2", copy=False).tofile(written)
+                    # Not `tofile`, which does not say that a disk is full.
+                    written.write(memoryview(np.ascontiguousarray(values, "<f2")).cast("B"))
                 written.flush()
                 os.fsync(written.fileno())  # so that what is found again after a crash is whole
         partial.rename(folder)

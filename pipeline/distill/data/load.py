@@ -42,13 +42,19 @@ def load_splits(
         decoded: The folder of `decoded_once`: they are mapped from there, which takes no memory of this process.
 
     Raises:
-        TkdError: the cache has no features, not the frame weights, or a split without clips or without labels; or too
-            little memory even to read it piece by piece.
+        TkdError: the cache has no features or at another sample rate than the teacher's, not the frame weights, or a
+            split without clips or without labels; or too little memory even to read it piece by piece.
         CacheError: the small columns are missing or damaged.
     """
     if not cache.layout.with_features:
         raise TkdError(
             f"{cache.path}: holds no features. Make them from your copy of the recordings with tkd cache attach."
+        )
+    rates = [cache.metadata[of]["sample_rate"] for of in ("features", "teacher")]
+    if rates[0] != rates[1]:
+        raise TkdError(
+            f"{cache.path}: features at {rates[0]} Hz, frame weights and events at {rates[1]} Hz. Training needs them "
+            "at one rate: make the features from recordings at the teacher's."
         )
     taught = FrameWeights.parse(frame_weights)
     taught.require(cache)

@@ -22,8 +22,8 @@ def introduction(tables: list[Results]) -> list[str]:
     evidences = {it.evidence.cache_id: it.evidence for it in tables if it.evidence.cache is not None}
     said = [_of_data(evidence) for evidence in evidences.values()]
     said.append(
-        "Each student was trained on the labels alone (vanilla, kd 0), and with the same seed also to look where the "
-        "teacher looked, with the weight kd in the loss. The teacher's frame weights come from a cache; it did not run."
+        "Each student was trained with a loss of the labels alone (vanilla, kd 0), and with the same seed also to look "
+        "where the teacher looked, with the weight kd in the loss. Its frame weights come from a cache; it did not run."
     )
     taught = {column.frame_weights.partition(":")[0] for it in tables for column in it.columns if column != VANILLA}
     targets = [words for name, words in _TARGETS.items() if name in taught]
