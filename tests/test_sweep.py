@@ -1,6 +1,8 @@
 """Sweeps: real processes, killed; each cell the run that it is alone, and one copy of the cache for all of them."""
 
+import errno
 import fcntl
+import io
 import json
 import os
 import re
@@ -407,13 +409,22 @@ def test_who_comes_at_once_with_others_waits_for_who_decodes_and_not_for_its_end
     assert held(places) == []
 
 
+class Full(io.FileIO):
+    """A file on a disk with room for 10 kB."""
+
+    def write(self, data) -> int:
+        if self.tell() + len(data) > 10_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
 def test_a_disk_that_fills_while_it_is_decoded_is_no_room(tmp_path, places, monkeypatch):
     cache, path_open = open_cache(small_cache(tmp_path, partition_size=4)), Path.open
-
-    def full(self, *how, **more):
-        return path_open(Path("/dev/full") if self.suffix == ".npy" else self, *how, **more)
-
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda self, *how, **more: Full(self, "w") if self.suffix == ".npy" else path_open(self, *how, **more),
+    )
     with decoded_once(cache, ["rollout"]) as folder:
         assert folder is None and held(places) == []
 
