@@ -7,6 +7,7 @@ gradients. Under autocast the factors of products are of its dtype, while states
 time stay float32.
 """
 
+import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -63,8 +64,8 @@ def blocks(x: Tensor) -> list[tuple[int, Tensor]]:
 
 @cache
 def has_numba() -> bool:
-    """Whether `fused` can be imported."""
-    return find_spec("numba") is not None
+    """Whether `fused` can be imported, and is compiled."""
+    return find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
 def written_out(x: Tensor, weight: Tensor) -> bool:

@@ -22,7 +22,7 @@ from pipeline.data.manifest import Manifest
 from pipeline.errors import TkdError
 from pipeline.extract.build import build_cache, build_partitions
 from pipeline.extract.config import BuildConfig, Share
-from pipeline.extract.partitions import begin, claim
+from pipeline.extract.partitions import _finalise_if_whole, begin, claim
 from pipeline.extract.plan import plan_build
 
 CONFIG = BuildConfig(partition_size=4)
@@ -142,7 +142,20 @@ def test_a_partition_that_a_lost_worker_still_holds_is_waited_for(data, teacher,
     assert pending_partitions(out) == []
 
 
-def test_a_share_waits_for_who_begins_or_finalises_but_not_for_ever(data, teacher, tmp_path, monkeypatch):
+def test_a_share_waits_for_who_finalises_however_long_that_takes(data, teacher, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline.extract.partitions, "WAIT_SECONDS", 0.1)
+    out = tmp_path / "c.zarr"
+    build_cache(data, teacher, out, CONFIG, share=Share(0, 2))
+    build_partitions(plan_build(data, teacher, CONFIG), out, (1, 3))
+    with ExitStack() as held:
+        held.enter_context(only_one(out))
+        threading.Timer(1, held.pop_all().close).start()
+        built = _finalise_if_whole(out, 5)
+    assert built.cache_id == describe_cache(whole)["cache_id"]
+    assert "waiting for another process" in capsys.readouterr().err
+
+
+def test_a_share_waits_for_who_begins_but_not_for_ever(data, teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline.extract.partitions, "WAIT_SECONDS", 0.3)
     with only_one(tmp_path / "c.zarr"), pytest.raises(CacheError, match=r"c.zarr: being written by pid \d+ on"):
         build_cache(data, teacher, tmp_path / "c.zarr", CONFIG, share=Share(0, 2))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from students import build_student, fused
 from students.networks.lstm_p import PeepholeLstm, PeepholeLstmSequence
-from students.recurrent import Gru, GruSequence
+from students.recurrent import Gru, GruSequence, has_numba
 
 LAYERS = {
     "gru": lambda dtype: Gru(6, 5, 2, batch_first=True, dtype=dtype),
@@ -154,6 +154,20 @@ def test_other_dtypes_are_left_to_torch(make: Callable, dtype: torch.dtype) -> N
     else:
         found, expected = (with_gradients(layer.to(dtype), x.to(dtype), None, by_hand) for by_hand in (True, False))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@every_layer
+def test_numba_that_does_not_compile_is_not_asked(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NUMBA_DISABLE_JIT the loops would be Python's, and parts of them have no body there."""
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    has_numba.cache_clear()
+    try:
+        torch.manual_seed(0)
+        layer, x = make(torch.float32), torch.randn(2, 4, 6)
+        expected = with_gradients(layer, x, None, by_hand=False)
+        assert all(map(torch.equal, with_gradients(layer, x, None, by_hand=True), expected))
+    finally:
+        has_numba.cache_clear()
 
 
 def test_code_that_cannot_be_kept_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
