@@ -10,9 +10,12 @@ instructions. The first call for some dtypes compiles, which takes a second or t
 else among the user's cached files, else not at all.
 """
 
+import ctypes
 import math
 from collections.abc import Callable
+from pathlib import Path
 
+import llvmlite.binding as llvm
 import numpy as np
 import torch
 from numba import njit, types
@@ -29,6 +32,33 @@ P0, P1, P2, P3, P4, P5 = map(
 NO_FRACTION, EXPONENT = np.uint32(16), np.uint32(23)
 HALF, LAST = np.uint32(0x7FFF), np.uint32(1)
 BITS_OF_1 = np.uint32(0x3F800000)
+
+GEMM = "cblas_gemm_bf16bf16f32"  # MKL's c = alpha a b + beta c: order, transpositions, sizes, alpha, a, b, beta, c
+ROW_MAJOR, AS_IS, TRANSPOSED = map(np.intc, (101, 111, 112))
+MATRIX = (types.uintp, types.intc)  # its address, and the length of its rows in memory
+gemm = types.ExternalFunction(
+    GEMM, types.void(*[types.intc] * 6, types.float32, *MATRIX, *MATRIX, types.float32, *MATRIX)
+)
+
+
+def find_gemm() -> bool:
+    """Tells numba where torch has MKL's product; False where it has none, or the CPU no AMX."""
+    if not torch.cpu.get_capabilities().get("amx_bf16"):
+        return False
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        address = ctypes.cast(getattr(ctypes.CDLL(str(library)), GEMM), ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return False
+    llvm.add_symbol(GEMM, address)
+    return True
+
+
+HAS_GEMM = find_gemm()
+"""Whether the loops over all frames can be called, which are compiled with their products, of bfloat16.
+
+A frame's product is small: with AMX, asking torch for it takes longer than the product itself.
+"""
 
 
 def compiled(function: Callable) -> Callable:
@@ -122,6 +152,16 @@ def tanh(x):
     return TWO / (ONE + exp(-TWO * x)) - ONE
 
 
+@register_jitable
+def add_product(a, b, transposed, c):
+    """c += a b, or a b^T: c (rows, columns) float32, a and b bfloat16; all C-contiguous."""
+    rows, columns = np.intc(c.shape[0]), np.intc(c.shape[1])
+    terms, width = np.intc(a.shape[1]), np.intc(b.shape[1])
+    taken = TRANSPOSED if transposed else AS_IS
+    factors = a.ctypes.data, terms, b.ctypes.data, width
+    gemm(ROW_MAJOR, AS_IS, taken, rows, columns, terms, ONE, *factors, ONE, c.ctypes.data, columns)
+
+
 @compiled
 def gru_forward(t, from_x_t, products, gates, n, h, factors):
     """Frame t of `GruSequence`: gates (r, z, m), n, h_{t+1} and its rounded factor, of W x_t + b and U h_t + d."""
@@ -141,6 +181,17 @@ def gru_forward(t, from_x_t, products, gates, n, h, factors):
             after[j] = n_i[j] + z[j] * (before[j] - n_i[j])
         for j in range(n_units):
             write(factor, j, after[j])
+
+
+@compiled
+def gru_forward_frames(first, from_x, u, d, products, gates, n, h, factors):
+    """`gru_forward` for frame after frame, with products U h_t + d; from_x begins at frame `first`."""
+    for k in range(len(from_x)):
+        for i in range(len(products)):
+            for j in range(len(d)):
+                products[i, j] = read(d[j])
+        add_product(factors[first + k], u, True, products)
+        gru_forward(first + k, from_x[k], products, gates, n, h, factors)
 
 
 @compiled
@@ -178,6 +229,15 @@ def gru_backward(t, grad, later, gates, n, h, g, through_t, dn_t, sum_now, sum_d
             write(dn_i, j, dn[j])
     sum_now += sum_t
     sum_dn += sum_dn_t
+
+
+@compiled
+def gru_backward_frames(first, grad, later, u, gates, n, h, g, through, dn, sum_now, sum_dn):
+    """`gru_backward` for frame before frame, with later = U^T (dr, dz, dm); through and dn begin at frame `first`."""
+    for k in range(len(through) - 1, -1, -1):
+        gru_backward(first + k, grad, later, gates, n, h, g, through[k], dn[k], sum_now, sum_dn)
+        later[:] = 0
+        add_product(through[k], u, False, later)
 
 
 @compiled

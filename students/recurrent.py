@@ -2,9 +2,9 @@
 
 torch runs a GRU, and whatever is looped over frames, as dozens of small recorded operations a frame. Here a whole
 sequence is one operation, with gradients written by hand: a frame is a product by oneDNN and one compiled call for all
-the rest of it (`fused`, where numba is installed); the inputs of many frames are one product, and so are weight
-gradients. Under autocast the factors of products are of its dtype, while states, gates, their gradients and sums over
-time stay float32.
+the rest of it (`fused`, where numba is installed), or its share of one compiled loop over frames; the inputs of many
+frames are one product, and so are weight gradients. Under autocast the factors of products are of its dtype, while
+states, gates, their gradients and sums over time stay float32.
 """
 
 import os
@@ -79,6 +79,13 @@ def written_out(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def compiled_whole(dtype: torch.dtype) -> bool:
+    """Whether a loop over frames can be compiled together with its products, of factors of this dtype."""
+    from students import fused
+
+    return dtype == torch.bfloat16 and fused.HAS_GEMM
+
+
 def _by_onednn(dtype: torch.dtype) -> bool:
     return dtype in _ONEDNN_DTYPES and torch.backends.mkldnn.enabled
 
@@ -105,24 +112,29 @@ class GruSequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, w: Tensor, u: Tensor, b: Tensor, d: Tensor) -> Tensor:
         """h, (T, batch, n_units), of x (T, batch, n_inputs) and the parameters."""
-        from students.fused import array, gru_forward
+        from students.fused import array, gru_forward, gru_forward_frames
 
         n_frames, batch, _ = x.shape
         n_units = u.shape[1]
         state, dtype = w.dtype, product_dtype(x)
         with torch.autocast("cpu", enabled=False):
             x, w, u, b, d = (tensor.to(dtype) for tensor in (x, w, u, b, d))
-            u_packed = packed(u, batch)
             gates = torch.empty(n_frames, batch, 3 * n_units, dtype=state)  # r, z, m
             n = torch.empty(n_frames, batch, n_units, dtype=state)
             h = torch.empty(n_frames + 1, batch, n_units, dtype=state)
             factors = torch.empty(n_frames + 1, batch, n_units, dtype=dtype)
             h[0], factors[0] = 0, 0
             written = [array(tensor) for tensor in (gates, n, h, factors)]
+            whole = compiled_whole(dtype)
+            u_packed = u if whole else packed(u, batch)
+            products = torch.empty(batch, 3 * n_units)
             for first, block in blocks(x):
                 from_x = array(product(block.flatten(0, 1), w, b).view(*block.shape[:2], 3 * n_units))
-                for t, from_x_t in enumerate(from_x, first):
-                    gru_forward(t, from_x_t, array(product(factors[t], u_packed, d)), *written)
+                if whole:
+                    gru_forward_frames(first, from_x, array(u), array(d), array(products), *written)
+                else:
+                    for t, from_x_t in enumerate(from_x, first):
+                        gru_forward(t, from_x_t, array(product(factors[t], u_packed, d)), *written)
             ctx.save_for_backward(x, w, u, gates, n, h, factors)
             return h[1:].clone()
 
@@ -130,16 +142,17 @@ class GruSequence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x and of the parameters; grad (T, batch, n_units)."""
-        from students.fused import array, gru_backward
+        from students.fused import array, gru_backward, gru_backward_frames
 
         x, w, u, gates, n, h, factors = ctx.saved_tensors
         _, batch, n_units = grad.shape
         grad = grad.contiguous()
         with torch.autocast("cpu", enabled=False):
-            u_packed = packed(u.t(), batch)
+            whole = compiled_whole(x.dtype)
+            u_packed = u if whole else packed(u.t(), batch)
             dw, du = (torch.zeros_like(weight.t(), dtype=grad.dtype) for weight in (w, u))
             dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-            later = x.new_zeros(batch, n_units)
+            later = torch.zeros(batch, n_units, dtype=torch.float32 if whole else x.dtype)
             g, sum_now, sum_dn = grad.new_zeros(batch, n_units), grad.new_zeros(3 * n_units), grad.new_zeros(n_units)
             read = [array(tensor) for tensor in (gates, n, h, g)]
             sums = array(sum_now), array(sum_dn)
@@ -147,9 +160,12 @@ class GruSequence(torch.autograd.Function):
             for first, block in reversed(blocks(x)):
                 through, dn = x.new_empty(*block.shape[:2], 3 * n_units), x.new_empty(*block.shape[:2], n_units)
                 through_t, dn_t = array(through), array(dn)
-                for k in reversed(range(len(block))):
-                    gru_backward(first + k, grad, array(later), *read, through_t[k], dn_t[k], *sums)
-                    later = product(through[k], u_packed)
+                if whole:
+                    gru_backward_frames(first, grad, array(later), array(u), *read, through_t, dn_t, *sums)
+                else:
+                    for k in reversed(range(len(block))):
+                        gru_backward(first + k, grad, array(later), *read, through_t[k], dn_t[k], *sums)
+                        later = product(through[k], u_packed)
                 rows = through.flatten(0, 1)
                 du += weight_gradient(rows, factors[first : first + len(block)].flatten(0, 1))
                 through[..., 2 * n_units :] = dn  # now of the inputs' products

@@ -48,7 +48,7 @@ def test_students_import_torch_and_the_standard_library_only():
     """Except for what training on a CPU compiles, which is not needed to use them."""
     for path, modules in imports_of("students").items():
         roots = {module.partition(".")[0] for module in modules}
-        compiled = {"numba", "numpy"} if path.name == "fused.py" else set()
+        compiled = {"llvmlite", "numba", "numpy"} if path.name == "fused.py" else set()
         assert roots <= {"torch", "students"} | compiled | sys.stdlib_module_names, path
 
 

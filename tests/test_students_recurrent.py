@@ -18,6 +18,15 @@ LAYERS = {
 every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 
 
+@pytest.fixture(params=["frame by frame", "compiled whole"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both loops over frames of a GRU in bfloat16, of which a CPU without AMX has but the first."""
+    whole = request.param == "compiled whole"
+    if whole and not fused.HAS_GEMM:
+        pytest.skip("needs a CPU with AMX, and a torch with MKL")
+    monkeypatch.setattr(fused, "HAS_GEMM", whole)
+
+
 def with_gradients(layer: nn.Module, x: Tensor, lengths: Tensor | None, by_hand: bool) -> list[Tensor]:
     """The valid outputs, and the gradients of the inputs and of all parameters for a loss of them."""
     layer.by_hand = by_hand
@@ -68,8 +77,9 @@ def test_training_equals_torch_s(
 
 @every_layer
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_without_onednn_it_is_the_same(make: Callable, bfloat16: bool) -> None:
+def test_without_onednn_it_is_the_same(make: Callable, bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU, or with a torch, that lacks it."""
+    monkeypatch.setattr(fused, "HAS_GEMM", False)
     torch.manual_seed(0)
     layer, x = make(torch.float32), torch.randn(3, 23, 6)
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -80,6 +90,7 @@ def test_without_onednn_it_is_the_same(make: Callable, bfloat16: bool) -> None:
 
 
 @every_layer
+@pytest.mark.usefixtures("loop")
 def test_bfloat16_is_no_worse_than_torch_s(make: Callable) -> None:
     """Under autocast: within 1 % of float32, and no further from it than autocast brings torch's own layers."""
     torch.manual_seed(0)
@@ -93,6 +104,7 @@ def test_bfloat16_is_no_worse_than_torch_s(make: Callable) -> None:
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("name", ["lstm_p", "crnn", "att_rnn"])
+@pytest.mark.usefixtures("loop")
 def test_two_runs_differ_in_no_bit(name: str, bfloat16: bool) -> None:
     torch.manual_seed(0)
     student, features = build_student(name, 12), torch.randn(4, 40, 60)
@@ -107,6 +119,7 @@ def test_two_runs_differ_in_no_bit(name: str, bfloat16: bool) -> None:
 
 @every_layer
 @pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.usefixtures("loop")
 def test_what_is_too_large_saturates_and_what_is_no_number_stays_none(make: Callable, bfloat16: bool) -> None:
     """As in torch: a training whose loss is not finite has to be told."""
     torch.manual_seed(0)
@@ -126,6 +139,7 @@ def test_what_is_too_large_saturates_and_what_is_no_number_stays_none(make: Call
 
 @every_layer
 @pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.usefixtures("loop")
 def test_gradients_that_fade_end_at_zero(make: Callable, bfloat16: bool) -> None:
     """Not among subnormal numbers, which for a loss of a long clip's last frame would slow most of its frames."""
     torch.manual_seed(0)
