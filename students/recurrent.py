@@ -126,7 +126,7 @@ class GruSequence(torch.autograd.Function):
             h[0], factors[0] = 0, 0
             written = [array(tensor) for tensor in (gates, n, h, factors)]
             whole = compiled_whole(dtype)
-            u_packed = u if whole else packed(u, batch)
+            u_packed = None if whole else packed(u, batch)
             products = torch.empty(batch, 3 * n_units)
             for first, block in blocks(x):
                 from_x = array(product(block.flatten(0, 1), w, b).view(*block.shape[:2], 3 * n_units))
@@ -149,7 +149,7 @@ class GruSequence(torch.autograd.Function):
         grad = grad.contiguous()
         with torch.autocast("cpu", enabled=False):
             whole = compiled_whole(x.dtype)
-            u_packed = u if whole else packed(u.t(), batch)
+            u_packed = None if whole else packed(u.t(), batch)
             dw, du = (torch.zeros_like(weight.t(), dtype=grad.dtype) for weight in (w, u))
             dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
             later = torch.zeros(batch, n_units, dtype=torch.float32 if whole else x.dtype)

@@ -102,6 +102,18 @@ def test_bfloat16_is_no_worse_than_torch_s(make: Callable) -> None:
     assert worst_error(ours, exact) < 1.1 * worst_error(torch_s, exact)
 
 
+@pytest.mark.usefixtures("loop")
+def test_bfloat16_at_a_student_s_size() -> None:
+    """Where products fill the tiles of AMX, and a batch more than one of them."""
+    torch.manual_seed(0)
+    layer, x = Gru(20, 128, 2, batch_first=True, bidirectional=True), torch.randn(37, 50, 20)
+    lengths = torch.randint(1, 51, (37,))
+    exact = with_gradients(layer, x, lengths, by_hand=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = with_gradients(layer, x, lengths, by_hand=True)
+    assert worst_error(ours, exact) < 0.01
+
+
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("name", ["lstm_p", "crnn", "att_rnn"])
 @pytest.mark.usefixtures("loop")
