@@ -1,6 +1,7 @@
 """Shared by the tests: one core, no network, and the smallest whole path, made once a session."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -15,6 +16,8 @@ from pipeline.data.spoken.synth import SynthConfig, make_synth
 from pipeline.extract.build import build_cache
 from pipeline.extract.config import BuildConfig
 
+# A shell ignores Ctrl-C for what it starts in the background, and for the processes that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # for tensors this small, threads that wait for each other cost more than the sums
 
 TINY = SynthConfig(name="tiny", clips=(48, 24, 24), length_seconds=2.0, noise_recordings=(1, 1, 1), seed=3)
