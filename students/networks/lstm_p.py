@@ -59,7 +59,6 @@ class PeepholeLstmSequence(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             weight_packed = packed(weight[:, n_inputs:].t(), batch)
             projection_packed = packed(projection.t(), batch)
-            weight_x = weight[:, :n_inputs].t().contiguous()  # on a slice oneDNN falls back to its reference
             dx = x_r.new_empty(*m.shape[:2], n_inputs) if ctx.needs_input_grad[0] else None
             dweight = torch.zeros_like(weight.t(), dtype=grad.dtype)
             dprojection = torch.zeros_like(projection.t(), dtype=grad.dtype)
@@ -80,8 +79,8 @@ class PeepholeLstmSequence(torch.autograd.Function):
                 block = slice(first, first + len(m_block))
                 dweight += weight_gradient(rows, x_r[block].flatten(0, 1))
                 dprojection += weight_gradient(s.flatten(0, 1), m_block.flatten(0, 1))
-                if dx is not None:
-                    dx[block] = product(through, weight_x)
+                if dx is not None:  # contiguous: on a slice oneDNN takes its reference code
+                    dx[block] = product(through, weight[:, :n_inputs].t().contiguous())
         return dx, dweight.t(), dbias, dpeepholes, dprojection.t()
 
 
