@@ -8,6 +8,7 @@ import click
 from pipeline.cli.cache import cache
 from pipeline.cli.data import data
 from pipeline.cli.evaluate import evaluate_command
+from pipeline.cli.export import detect_command, export_command
 from pipeline.cli.predict import predict_command
 from pipeline.cli.report import report_command
 from pipeline.cli.students import students_command
@@ -20,6 +21,9 @@ _EXTRAS = {  # module -> the extra that installs it
     "dask": "sweep",
     "distributed": "sweep",
     "espeakng_loader": "synth",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
     "pyarrow": "teacher",
     "soundfile": "teacher",
     "torchaudio": "teacher",
@@ -82,6 +86,8 @@ for command in (
     sweep_command,
     evaluate_command,
     predict_command,
+    export_command,
+    detect_command,
     report_command,
 ):
     tkd.add_command(command)

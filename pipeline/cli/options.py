@@ -1,5 +1,6 @@
 """Option types shared by the commands."""
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -66,6 +67,16 @@ class Listed(click.ParamType):
             return tuple(self.of(part.strip()) for part in value.split(",") if part.strip())
         except ValueError:
             self.fail(f"{value!r} is not {self.name}", param, ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A number of a range; infinity and NaN, which click lets pass, are none."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 class Crops(click.ParamType):

@@ -35,6 +35,23 @@ class Run:
     student: Student  # in eval mode
     training_only: dict[str, Tensor]  # of distillation.safetensors; "query": (n_channels,)
 
+    @property
+    def query(self) -> Tensor | None:
+        """What reads the student's frames, (n_channels,); None where attention of its own was taught.
+
+        Raises:
+            TkdError: it is missing.
+        """
+        if self.config.get("attention") == "own":
+            return None
+        query = self.training_only.get("query")
+        if query is None or query.shape != (self.student.n_channels,):
+            raise TkdError(
+                f"{self.path}: damaged run (no query of {self.student.n_channels} channels in "
+                "distillation.safetensors). Train it again with --force."
+            )
+        return query
+
     def on(self, cache: Cache) -> Distillation:
         """Returns the student as it can be scored on a cache, in eval mode.
 
@@ -56,14 +73,8 @@ class Run:
         settings = {key: value for key, value in self.config.items() if key in TrainConfig.__dataclass_fields__}
         config = TrainConfig(**settings | {"frame_weights": "rollout", "augment": ()})  # what scoring asks for
         distillation = Distillation(self.student, config, cache)
-        if config.attention == "query":
-            query = self.training_only.get("query")
-            if query is None or query.shape != distillation.query.shape:
-                raise TkdError(
-                    f"{self.path}: damaged run (no query of {len(distillation.query)} channels in "
-                    "distillation.safetensors). Train it again with --force."
-                )
-            distillation.query.data.copy_(query)
+        if self.query is not None:
+            distillation.query.data.copy_(self.query)
         return distillation.eval()
 
 
@@ -125,16 +136,17 @@ def is_complete(path: Path) -> bool:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file that is there whole or not at all."""
-    _write(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode())
+    write_whole(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode())
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file that is there whole or not at all."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    _write(path, save(plain, metadata))  # safetensors' own save_file hides the errno of a full disk
+    write_whole(path, save(plain, metadata))  # safetensors' own save_file hides the errno of a full disk
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is there whole or not at all."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         file.write(content)

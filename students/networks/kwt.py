@@ -50,10 +50,10 @@ class TransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """All tokens (batch, n, n_channels) after the block; valid (batch, 1, n), bool: which of them are read."""
-        read = nn.functional.scaled_dot_product_attention(
-            self.queries(tokens), self.keys(tokens), self.values(tokens), valid
-        )
-        return self._feed(tokens, read)
+        # (batch, 1, n, n_channels): with a dimension for the one head, which the export to ONNX asks for
+        heads = (layer(tokens).unsqueeze(1) for layer in (self.queries, self.keys, self.values))
+        read = nn.functional.scaled_dot_product_attention(*heads, None if valid is None else valid.unsqueeze(1))
+        return self._feed(tokens, read.squeeze(1))
 
     def first(self, tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Token 0 alone after the block, (batch, n_channels), and its attention to the others, (batch, n - 1).
@@ -114,7 +114,7 @@ class Kwt1(Student):
     def compute(self, mfcc: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, the frames' tokens before the last block (batch, T, 64), and the class token's attention to them."""
         frames = self.project(mfcc.transpose(1, 2))
-        tokens = torch.cat([self.class_token.expand(len(frames), 1, -1), frames], 1)  # (batch, 1 + T, 64)
+        tokens = torch.cat([self.class_token.expand(frames.shape[0], 1, -1), frames], 1)  # (batch, 1 + T, 64)
         tokens = tokens + sinusoids(tokens.shape[1], tokens)
         valid = None if lengths is None else valid_mask(lengths + 1, tokens.shape[1]).unsqueeze(1)
         for block in self.blocks[:-1]:
