@@ -1,5 +1,6 @@
 """A student's graph with weights of 8 bits."""
 
+import math
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,14 +11,14 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-_SMALLEST = 1024  # numbers; less is kept as it is
+_SMALLEST = 1024  # weights; a layer of fewer stays as it is: it gains nothing, and those next to the features lose most
 
 
 def quantized(student: onnx.ModelProto, features: Iterable[np.ndarray]) -> onnx.ModelProto:
     """Returns `student_graph`'s graph in int8, per channel: ONNX Runtime's static quantization.
 
-    Convolutions and matrix products compute in int8. Recurrent layers, which no runtime has in int8, keep their weights
-    in int8, and compute in float32.
+    Convolutions and matrix products compute in int8, but for small ones. Recurrent layers, which ONNX Runtime does not
+    have in int8, keep their weights in int8, and compute in float32.
 
     Args:
         student: features to probabilities and attention.
@@ -33,12 +34,19 @@ def quantized(student: onnx.ModelProto, features: Iterable[np.ndarray]) -> onnx.
             _Features(features),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            nodes_to_exclude=_small(onnx.load(prepared).graph),
             per_channel=True,
             extra_options={"MatMulConstBOnly": True},  # not the products of attention
         )
         model = onnx.load(written)
     _store_in_int8(model.graph)
     return model
+
+
+def _small(graph: onnx.GraphProto) -> list[str]:
+    """Returns the names of the nodes that have few weights, or none."""
+    sizes = {stored.name: math.prod(stored.dims) for stored in graph.initializer}
+    return [node.name for node in graph.node if max((sizes.get(name, 0) for name in node.input), default=0) < _SMALLEST]
 
 
 class _Features(CalibrationDataReader):
