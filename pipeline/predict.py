@@ -38,7 +38,7 @@ class Predictor:
         Raises:
             TkdError: it is too short for the student.
         """
-        shortest = self.config.win_length + (self._student.min_frames - 1) * self.config.hop_length
+        shortest = self.config.n_samples(self._student.min_frames)
         if len(waveform) < shortest:
             raise TkdError(
                 f"{len(waveform)} samples, expected at least {shortest} for {self._student.name}. Pad with silence."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.hearing import hear
 from pipeline.cli.options import ChoiceWithHint, FiniteRange, Location
 
 
@@ -83,28 +84,23 @@ def detect_command(model, files, threshold, hop, as_json) -> None:
     Example:
       tkd detect runs/mini-crnn-kd0.25-seed0/model.onnx meeting.wav
     """
-    from pipeline.data.audio import read_audio
     from pipeline.data.manifest import SAMPLE_RATE
     from pipeline.errors import TkdError
     from pipeline.export.model import read_model
 
-    loaded, found, faults = read_model(model), {}, 0
+    loaded = read_model(model)
     card = loaded.card
     if card.sample_rate != SAMPLE_RATE:
-        raise TkdError(f"{model}: takes {card.sample_rate} Hz; tkd reads recordings at {SAMPLE_RATE} Hz.")
+        raise TkdError(
+            f"{model}: takes {card.sample_rate} Hz; tkd reads recordings at {SAMPLE_RATE} Hz. Run it yourself."
+        )
     hop = hop or card.n_samples / card.sample_rate / 4
-    for file in files:
-        try:
-            detections = loaded.detect(read_audio(file), threshold, hop)
-        except TkdError as error:
-            faults += 1
-            click.echo(str(error) if str(file) in str(error) else f"{file}: {error}", err=True)
-            continue
-        found[str(file)] = [dataclasses.asdict(detection) for detection in detections]
-        if not as_json:
-            heard = ", ".join(f"{one.seconds:.2f} s {one.label} {one.probability:.2f}" for one in detections)
-            click.echo(f"{file}: {heard or 'nothing'}")
-    if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
-    if faults:
-        raise click.ClickException(f"{faults} of {len(files)} files could not be heard.")
+
+    def listen(waveform):
+        return [dataclasses.asdict(detection) for detection in loaded.detect(waveform, threshold, hop)]
+
+    def shown(found):
+        heard = (f"{one['seconds']:.2f} s {one['label']} {one['probability']:.2f}" for one in found)
+        return ", ".join(heard) or "nothing"
+
+    hear(files, listen, shown, as_json)

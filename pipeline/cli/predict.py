@@ -1,9 +1,10 @@
 """`tkd predict`."""
 
-import json
 from pathlib import Path
 
 import click
+
+from pipeline.cli.hearing import hear
 
 _SHOWN = 3  # labels of a file
 
@@ -19,24 +20,16 @@ def predict_command(run, files, as_json) -> None:
     Example:
       tkd predict runs/mini-crnn-kd0.25-seed0 a.wav b.flac
     """
-    from pipeline.data.audio import read_audio
     from pipeline.distill.run import read_run
-    from pipeline.errors import TkdError
     from pipeline.predict import Predictor
 
-    predictor, found, faults = Predictor(read_run(run)), {}, 0
-    for file in files:
-        try:
-            probabilities = predictor(read_audio(file)).tolist()
-        except TkdError as error:
-            faults += 1
-            click.echo(str(error) if str(file) in str(error) else f"{file}: {error}", err=True)
-            continue
-        found[str(file)] = dict(zip(predictor.labels, probabilities, strict=True))
-        if not as_json:
-            best = sorted(found[str(file)].items(), key=lambda item: -item[1])[:_SHOWN]
-            click.echo(f"{file}: {', '.join(f'{label} {probability:.2f}' for label, probability in best)}")
-    if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
-    if faults:
-        raise click.ClickException(f"{faults} of {len(files)} files could not be heard.")
+    predictor = Predictor(read_run(run))
+
+    def listen(waveform):
+        return dict(zip(predictor.labels, predictor(waveform).tolist(), strict=True))
+
+    def shown(found):
+        best = sorted(found.items(), key=lambda item: -item[1])[:_SHOWN]
+        return ", ".join(f"{label} {probability:.2f}" for label, probability in best)
+
+    hear(files, listen, shown, as_json)

@@ -11,7 +11,8 @@ from cache_schema import Cache
 from pipeline.distill.data import Split, load_splits
 from pipeline.distill.run import Run, write_whole
 from pipeline.errors import TkdError
-from pipeline.export.graph import front_end_graph, joined, student_graph
+from pipeline.export.graph import Heard, front_end_graph, joined, student_graph
+from pipeline.export.int8 import quantized
 from pipeline.export.model import Card, Model, session, stated
 from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.frames import student_grid
@@ -57,7 +58,7 @@ def export(run: Run, out: Path, n_samples: int, cache: Cache | None = None, int8
     config = LogMelConfig.from_metadata(run.config["features"])
     n_frames = config.n_frames(n_samples)
     if n_frames < run.student.min_frames:
-        shortest = config.win_length + (run.student.min_frames - 1) * config.hop_length
+        shortest = config.n_samples(run.student.min_frames)
         raise TkdError(
             f"{n_samples / config.sample_rate:g} s, expected at least {shortest / config.sample_rate:g} s for "
             f"{run.student.name}. Give a larger --length."
@@ -70,8 +71,6 @@ def export(run: Run, out: Path, n_samples: int, cache: Cache | None = None, int8
         say(f"{run.path}: laying out {run.student.name} for {n_samples / config.sample_rate:g} s")
         student = student_graph(run, n_frames)
         if int8:
-            from pipeline.export.int8 import quantized
-
             student = quantized(student, _of_length(splits["train"], n_frames))
         model = joined(front_end_graph(config, n_samples), student)
         onnx.helper.set_model_props(model, stated(_card(run, n_samples, "int8" if int8 else "float32")))
@@ -90,8 +89,7 @@ def export(run: Run, out: Path, n_samples: int, cache: Cache | None = None, int8
 
 def clip_samples(run: Run, cache: Cache) -> int:
     """Returns how many samples the longest clip of a cache has, at the rate of the run's features."""
-    config = LogMelConfig.from_metadata(run.config["features"])
-    return config.win_length + (cache.layout.n_feature_frames - 1) * config.hop_length
+    return LogMelConfig.from_metadata(run.config["features"]).n_samples(cache.layout.n_feature_frames)
 
 
 def _card(run: Run, n_samples: int, precision: str) -> Card:
@@ -124,8 +122,7 @@ def _difference(run: Run, content: bytes, config: LogMelConfig, n_samples: int) 
     noise = 0.1 * np.random.default_rng(0).standard_normal((3, n_samples), dtype=np.float32)
     found, _ = Model(content, str(run.path))(noise)
     log_mel = LogMel(config)
-    logits = run.student(torch.stack([torch.from_numpy(log_mel(waveform)) for waveform in noise])).logits
-    expected = logits.softmax(1) if run.metrics["metric"] == "accuracy" else logits.sigmoid()
+    expected, _ = Heard(run)(torch.stack([torch.from_numpy(log_mel(waveform)) for waveform in noise]))
     return float(np.abs(found - expected.numpy()).max())
 
 

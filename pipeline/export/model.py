@@ -55,13 +55,13 @@ class Model:
         except Exception as error:  # onnxruntime's own have no other class in common
             reason = str(error).strip().splitlines()[0]
             raise TkdError(f"{name}: not a model that can be loaded ({reason}). Make one with tkd export.") from error
-        properties = self._session.get_modelmeta().custom_metadata_map
-        if _PROPERTY not in properties:
+        try:
+            card = json.loads(self._session.get_modelmeta().custom_metadata_map[_PROPERTY])
+            self.card = Card(**card | {"labels": tuple(card["labels"])})
+        except (KeyError, TypeError, ValueError) as error:
             raise TkdError(
                 f"{name}: an ONNX graph, but not one of tkd export, which says its labels. Make one with that."
-            )
-        card = json.loads(properties[_PROPERTY])
-        self.card = Card(**card | {"labels": tuple(card["labels"])})
+            ) from error
 
     def __call__(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities (batch, n_classes) and attention (batch, T) of samples (batch, n_samples), float32."""

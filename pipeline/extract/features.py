@@ -30,6 +30,10 @@ class LogMelConfig:
         """Returns how many frames lie wholly inside `n_samples` samples."""
         return (n_samples - self.win_length) // self.hop_length + 1
 
+    def n_samples(self, n_frames: int) -> int:
+        """Returns the fewest samples in which `n_frames` frames, at least 1, lie wholly."""
+        return self.win_length + (n_frames - 1) * self.hop_length
+
     def metadata(self) -> dict:
         """Returns what the cache says of its features; `frame_offset` is the centre of frame 0 in samples."""
         return {

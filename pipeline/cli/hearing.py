@@ -1,0 +1,44 @@
+"""What `tkd predict` and `tkd detect` share: recordings, one after the other, those that cannot be heard named."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import numpy as np
+
+Heard = TypeVar("Heard")
+
+
+def hear(
+    files: Sequence[Path], listen: Callable[[np.ndarray], Heard], shown: Callable[[Heard], str], as_json: bool
+) -> None:
+    """Prints what is heard in each file, a line a file as it comes, or JSON at the end.
+
+    Args:
+        files: Recordings.
+        listen: Takes samples (n_samples,) float32 at SAMPLE_RATE; returns what JSON can hold.
+        shown: Makes a line of that.
+        as_json: Print JSON, by file.
+
+    Raises:
+        ClickException: some files could not be heard; the others have been printed.
+    """
+    from pipeline.data.audio import read_audio
+    from pipeline.errors import TkdError
+
+    found, faults = {}, 0
+    for file in files:
+        try:
+            found[str(file)] = listen(read_audio(file))
+        except TkdError as error:
+            faults += 1
+            click.echo(str(error) if str(file) in str(error) else f"{file}: {error}", err=True)
+            continue
+        if not as_json:
+            click.echo(f"{file}: {shown(found[str(file)])}")
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+    if faults:
+        raise click.ClickException(f"{faults} of {len(files)} files could not be heard.")
