@@ -61,17 +61,20 @@ def validate_cache(path: str | os.PathLike) -> list[Problem]:
 
 def _form_faults(form: Form, spec: ArraySpec, layout: Layout, store: Store) -> Iterator[str]:
     """What is wrong with how the array is described and laid out."""
-    required, attributes = store.required_storage(spec, layout), {"description": spec.description, **spec.attributes}
+    required = store.required_storage(spec, layout)
     pairs: list[tuple[str, Any, Any]] = [
         ("dtype", form.dtype, numpy_dtype(spec)),
         ("dims", form.dims, spec.dims),
         ("shape", form.shape, spec.grid(layout).shape),
         *((what, form.storage.get(what), value) for what, value in required.items()),
-        *((f"attribute {key!r}", form.attributes.get(key), value) for key, value in attributes.items()),
+        *((f"attribute {key!r}", form.attributes.get(key), value) for key, value in spec.attributes.items()),
     ]
     for what, found, expected in pairs:
         if found != expected:
             yield f"{spec.name}: {what} is {found}, must be {expected}."
+    description = form.attributes.get("description")
+    if not (isinstance(description, str) and description):
+        yield f"{spec.name}: attribute 'description' is {description!r}, must say what the array holds."
 
 
 def _content_faults(store: Store, layout: Layout, forms: Mapping[str, Form]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipeline.data.manifest import SAMPLE_RATE
+from pipeline.data.clip import SAMPLE_RATE
 from pipeline.distill.run import Run
 from pipeline.errors import TkdError
 from pipeline.extract.features import LogMel, LogMelConfig

@@ -8,7 +8,8 @@ import soundfile
 from test_teacher_model import tiny_teacher
 
 from pipeline.bench.augmentation import CHAIN, VIEWS, truth_of, truth_of_views
-from pipeline.data.manifest import Clip, DatasetInfo, Manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import DatasetInfo, Manifest
 from pipeline.distill.augment import AUGMENTATIONS, DEFAULT_AUGMENTATIONS
 from pipeline.teacher.model import load_teacher
 

@@ -16,7 +16,8 @@ import torch
 import torchaudio
 
 from pipeline.data.audio import n_resampled, noise_crop, read_audio, render_clip, survey
-from pipeline.data.manifest import Clip, DatasetInfo, read_manifest, write_manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import DatasetInfo, read_manifest, write_manifest
 from pipeline.data.mixing import NOISE_DBFS
 from pipeline.data.prepare import prepare
 from pipeline.data.spoken import noise

@@ -9,7 +9,7 @@ import soundfile
 from test_data_folder import by_split, record
 
 from pipeline.data.audio import render_clip
-from pipeline.data.manifest import SPLITS
+from pipeline.data.clip import SPLITS
 from pipeline.data.own.listing import RecordingsConfig, read_listing
 from pipeline.data.own.table import list_csv
 from pipeline.data.prepare import prepare

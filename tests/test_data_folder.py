@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from pipeline.data.audio import read_audio, render_clip
-from pipeline.data.manifest import SPLITS
+from pipeline.data.clip import SPLITS
 from pipeline.data.own.folder import list_folder
 from pipeline.data.own.listing import RecordingsConfig, read_listing
 from pipeline.data.prepare import prepare

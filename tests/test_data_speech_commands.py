@@ -20,8 +20,9 @@ from speech_commands_copy import BACKGROUND, make_copy, official_split
 
 from pipeline.cli.main import tkd
 from pipeline.data.audio import noise_crop, read_audio, render_clip
+from pipeline.data.clip import SPLITS
 from pipeline.data.fetch.download import RemoteFile
-from pipeline.data.manifest import SPLITS, Manifest, read_manifest
+from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.mixing import NoiseRegion, noise_regions
 from pipeline.data.published import speech_commands as module
 from pipeline.data.published.speech_commands import OTHER_WORDS, PUBLISHED, WORDS, SpeechCommandsConfig, tenth

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from pipeline.data.manifest import SPLITS, read_manifest
+from pipeline.data.clip import SPLITS
+from pipeline.data.manifest import read_manifest
 from pipeline.data.prepare import prepare
 from pipeline.data.spoken import espeak
 from pipeline.data.spoken.speech import slug, voices_by_split

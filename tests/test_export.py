@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,9 +138,14 @@ def test_export_says_what_is_missing(tiny_run, tmp_path):
     assert (short.exit_code, "expected at least 0.16 s for crnn" in short.output) == (1, True)
     gone = run("export", tiny_run, "--cache", tmp_path / "gone.zarr", "--out", tmp_path / "a.onnx")
     assert (gone.exit_code, "gone.zarr" in gone.output, "--length" in gone.output) == (1, True, True)
+    taken = tmp_path / "taken.onnx"
+    taken.write_bytes(b"mine")
+    again = run("export", tiny_run, "--out", taken)
+    assert (again.exit_code, "with --force" in again.output, taken.read_bytes()) == (1, True, b"mine")
+    taken.unlink()
     endless = run("export", tiny_run, "--length", "nan", "--out", tmp_path / "a.onnx")
     assert (endless.exit_code, "not a number" in endless.output) == (2, True)
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
 
 
 def test_without_its_cache_a_run_is_exported_at_a_given_length(tiny_run, tmp_path):
@@ -146,7 +153,8 @@ def test_without_its_cache_a_run_is_exported_at_a_given_length(tiny_run, tmp_pat
     kept = config["cache"]
     (tiny_run / "config.json").write_text(json.dumps(config | {"cache": str(tmp_path / "gone.zarr")}))
     try:
-        shown = run("export", tiny_run, "--length", "0.5", "--out", tmp_path / "a.onnx")
+        (tmp_path / "a.onnx").touch()
+        shown = run("export", tiny_run, "--length", "0.5", "--out", tmp_path / "a.onnx", "--force")
         without = run("export", tiny_run, "--out", tmp_path / "b.onnx")
         quantized = run("export", tiny_run, "--length", "0.5", "--int8", "--out", tmp_path / "b.onnx")
     finally:
@@ -210,6 +218,19 @@ def test_detect_prints_times_and_names_what_it_cannot_read(exported, tiny_data, 
     assert all(0 <= one["seconds"] <= 4 and not one["label"].startswith("_") for one in detections)
     plain = run("detect", exported[0], tmp_path / "Straße.wav", "--threshold", "1")
     assert plain.stdout == f"{tmp_path / 'Straße.wav'}: nothing\n"
+
+
+def test_hearing_needs_nothing_that_the_extra_export_does_not_install(exported, tiny_data):
+    program = f"""
+import sys
+for name in ("transformers", "distributed", "pyarrow", "espeakng_loader", "matplotlib", "s3fs"):
+    sys.modules[name] = None
+import pipeline.export.export
+from pipeline.cli.main import tkd
+tkd(["detect", {str(exported[0])!r}, {str(next(tiny_data.audio_root.rglob("*.flac")))!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_no_model_is_called_so(tmp_path, tiny_run):

@@ -15,7 +15,8 @@ from test_teacher_training import command, killed_when
 
 from cache_schema import CacheError, describe_cache, validate_cache
 from pipeline.data.audio import render_clip, to_waveform
-from pipeline.data.manifest import Clip, DatasetInfo, Manifest, read_manifest, write_manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import DatasetInfo, Manifest, read_manifest, write_manifest
 from pipeline.errors import TkdError
 from pipeline.extract.attention import pool_attention
 from pipeline.extract.build import build_cache

@@ -12,7 +12,8 @@ from test_teacher_model import tiny_teacher
 from test_teacher_training import command
 
 from cache_schema import describe_cache, open_cache, validate_cache
-from pipeline.data.manifest import Clip, DatasetInfo, Manifest, read_manifest, write_manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import DatasetInfo, Manifest, read_manifest, write_manifest
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import CacheDataset, load_splits
 from pipeline.distill.run import read_run

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.audio import render_clip
-from pipeline.data.manifest import Clip, Manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import Manifest
 from pipeline.teacher.clips import TrainingClips, WholeClips, collate, crop_start
 from pipeline.teacher.model import normalise
 

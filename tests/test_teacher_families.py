@@ -17,7 +17,8 @@ from transformers import AutoFeatureExtractor, AutoModel, Wav2Vec2FeatureExtract
 
 from cache_schema import open_cache
 from pipeline.data.audio import render_clip, to_waveform
-from pipeline.data.manifest import Clip, DatasetInfo, Manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import DatasetInfo, Manifest
 from pipeline.errors import TkdError
 from pipeline.extract.build import build_cache
 from pipeline.extract.config import BuildConfig

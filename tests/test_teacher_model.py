@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
-from pipeline.data.manifest import Clip, DatasetInfo, Manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import DatasetInfo, Manifest
 from pipeline.errors import TkdError
 from pipeline.teacher.base import load_base
 from pipeline.teacher.checkpoint import FAMILY

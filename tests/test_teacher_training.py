@@ -20,7 +20,8 @@ from test_teacher_model import tiny_config, tiny_folder, waveforms
 from transformers import AutoFeatureExtractor, AutoModel
 
 from pipeline.cli.main import tkd
-from pipeline.data.manifest import Clip, Manifest, write_manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import Manifest, write_manifest
 from pipeline.errors import TkdError
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.evaluate import evaluate_teacher

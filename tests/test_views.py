@@ -17,7 +17,8 @@ from test_teacher_training import command
 
 from cache_schema import STATE_KEYS, CacheError, create_cache, describe_cache, open_cache, validate_cache
 from pipeline.data.audio import render_clip
-from pipeline.data.manifest import Clip, DatasetInfo, Manifest, read_manifest, write_manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import DatasetInfo, Manifest, read_manifest, write_manifest
 from pipeline.data.views import ViewRecipe, with_views
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import CacheDataset, load_splits

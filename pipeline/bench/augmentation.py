@@ -17,7 +17,8 @@ from cache_schema import open_cache
 from pipeline.bench.hearing import Heard, Truth, compared, hear
 from pipeline.bench.recordings import RECORDINGS
 from pipeline.data.audio import render_clip, to_waveform
-from pipeline.data.manifest import SAMPLE_RATE, Clip, Manifest, read_manifest
+from pipeline.data.clip import SAMPLE_RATE, Clip
+from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.views import ViewRecipe, with_views
 from pipeline.distill.augment import AUGMENTATIONS, DEFAULT_AUGMENTATIONS, Axes, apply, axes_of
 from pipeline.distill.data import Clips, load_splits

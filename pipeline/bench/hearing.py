@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.bench.recordings import Waveforms
-from pipeline.data.manifest import Clip, Manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import Manifest
 from pipeline.distill.data import Clips
 from pipeline.extract.attention import pool_attention
 from pipeline.extract.features import LogMel

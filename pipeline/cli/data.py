@@ -135,8 +135,10 @@ def data() -> None:
 )
 @click.option("--version", type=int, help="speech_commands: 1 or 2. [2]")
 @click.option("--labels", type=int, help="speech_commands: 12, or 35 for every word. [12]")
-@click.option("--length", type=float, help="Seconds a clip. mini, synth, nscv2: 4; own recordings: their own.")
-@click.option("--max-length", type=float, help="fsd50k: of longer clips the first so many seconds are kept. [30]")
+@click.option("--length", type=float, help="Seconds a clip, to 600. mini, synth, nscv2: 4; own recordings: their own.")
+@click.option(
+    "--max-length", type=float, help="fsd50k: of longer clips the first so many seconds are kept. [30, the most]"
+)
 @click.option(
     "--snr", type=float, nargs=2, metavar="LO HI", help="synth, nscv2: range of signal-to-noise ratios in dB. [0 15]"
 )

@@ -25,8 +25,9 @@ from pipeline.cli.options import ChoiceWithHint, FiniteRange, Location
     type=click.Path(path_type=Path, dir_okay=False),
     help="The file.  [default: RUN/model.onnx, model-int8.onnx]",
 )
+@click.option("--force", is_flag=True, help="Replace the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def export_command(run, kind, int8, length, cache_path, out, as_json) -> None:
+def export_command(run, kind, int8, length, cache_path, out, force, as_json) -> None:
     """Write the student of a complete RUN as a model for a device, its front end inside.
 
     The ONNX graph takes samples, and gives the labels' probabilities and the student's attention. It is compared with
@@ -55,7 +56,7 @@ def export_command(run, kind, int8, length, cache_path, out, as_json) -> None:
         clip_samples(complete, cache) if length is None else round(length * complete.config["features"]["sample_rate"])
     )
     out = out or run / ("model-int8.onnx" if int8 else "model.onnx")
-    exported = export(complete, out, n_samples, cache, int8)
+    exported = export(complete, out, n_samples, cache, int8, force)
     if as_json:
         click.echo(json.dumps({"path": str(out), **dataclasses.asdict(exported)}))
         return
@@ -84,7 +85,7 @@ def detect_command(model, files, threshold, hop, as_json) -> None:
     Example:
       tkd detect runs/mini-crnn-kd0.25-seed0/model.onnx meeting.wav
     """
-    from pipeline.data.manifest import SAMPLE_RATE
+    from pipeline.data.clip import SAMPLE_RATE
     from pipeline.errors import TkdError
     from pipeline.export.model import read_model
 

@@ -13,7 +13,7 @@ import soundfile
 import torch
 import torchaudio
 
-from pipeline.data.manifest import SAMPLE_RATE, Clip
+from pipeline.data.clip import SAMPLE_RATE, Clip
 from pipeline.errors import TkdError
 
 # What libsndfile says of a chunk whose length is not what the header says. A recorder that wrote to a pipe could not go

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.audio import noise_crop, noise_length, read_speech
-from pipeline.data.manifest import Clip
+from pipeline.data.clip import Clip
 from pipeline.errors import TkdError
 
 NOISE_DBFS = (-45.0, -25.0)  # RMS of the noise crop, relative to full scale

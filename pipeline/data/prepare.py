@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.data.manifest import Clip, DatasetInfo, Manifest, read_manifest, write_manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import DatasetInfo, Manifest, read_manifest, write_manifest
 from pipeline.errors import TkdError
 from pipeline.lock import only_one
 

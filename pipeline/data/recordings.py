@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.audio import Recording, survey
-from pipeline.data.manifest import SAMPLE_RATE
+from pipeline.data.clip import SAMPLE_RATE
 from pipeline.errors import TkdError
 from pipeline.progress import say, track
 

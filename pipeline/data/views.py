@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.manifest import Clip, Manifest, in_order
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import Manifest, in_order
 from pipeline.data.mixing import MixRecipe, NoiseRegion, mix, noise_regions
 from pipeline.errors import TkdError
 from pipeline.progress import track

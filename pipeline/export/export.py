@@ -42,7 +42,9 @@ class Exported:
     test: float | None
 
 
-def export(run: Run, out: Path, n_samples: int, cache: Cache | None = None, int8: bool = False) -> Exported:
+def export(
+    run: Run, out: Path, n_samples: int, cache: Cache | None = None, int8: bool = False, force: bool = False
+) -> Exported:
     """Writes a run's student, from samples to probabilities and attention, as an ONNX graph.
 
     Args:
@@ -51,9 +53,11 @@ def export(run: Run, out: Path, n_samples: int, cache: Cache | None = None, int8
         n_samples: That the model takes at once, at the rate of the run's features.
         cache: Like the run's own: for int8 its training clips set the ranges; its test clips are scored.
         int8: Weights in 8 bits, see `quantized`.
+        force: Replace the file.
 
     Raises:
-        TkdError: too short for the student, no cache for int8, or the graph does not do what the student does.
+        TkdError: the file is there, too short for the student, no cache for int8, or the graph does not do what the
+            student does.
     """
     config = LogMelConfig.from_metadata(run.config["features"])
     n_frames = config.n_frames(n_samples)
@@ -67,6 +71,8 @@ def export(run: Run, out: Path, n_samples: int, cache: Cache | None = None, int8
         raise TkdError(f"{run.path}: int8 takes its ranges from training clips. Give the run's --cache.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with only_one(out):
+        if out.exists() and not force:
+            raise TkdError(f"{out}: already there. Export again with --force, or give another --out.")
         splits = load_splits(cache, names=("train", "test") if int8 else ("test",)) if cache else {}
         say(f"{run.path}: laying out {run.student.name} for {n_samples / config.sample_rate:g} s")
         student = student_graph(run, n_frames)

@@ -18,7 +18,7 @@ class FrontEnd(nn.Module):
         X[c + p d] = sum_b exp(-2 pi i b d / q) exp(-2 pi i b c / (p q)) sum_a exp(-2 pi i a c / p) x[q a + b]
 
     For 1024 points, of which 640 are heard, that takes a fifth of the multiplications of one product with the whole
-    matrix, and a fiftieth of its constants.
+    matrix, and a twenty-fifth of the constants.
     """
 
     def __init__(self, config: LogMelConfig) -> None:

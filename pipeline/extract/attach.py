@@ -8,7 +8,8 @@ import numpy as np
 
 from cache_schema import STATE_KEYS, Cache, audio_sha256, open_cache, write_partition
 from pipeline.data.audio import render_clip, to_waveform
-from pipeline.data.manifest import Clip, Manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import Manifest
 from pipeline.data.views import with_views
 from pipeline.errors import TkdError
 from pipeline.extract.features import LogMel, LogMelConfig

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torchaudio
 
-from pipeline.data.manifest import SAMPLE_RATE
+from pipeline.data.clip import SAMPLE_RATE
 from pipeline.errors import TkdError
 
 

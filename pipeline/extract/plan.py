@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cache_schema import Cache, Layout, differences
-from pipeline.data.manifest import SPLITS, Manifest
+from pipeline.data.clip import SPLITS
+from pipeline.data.manifest import Manifest
 from pipeline.data.views import ViewRecipe, with_views, without_views
 from pipeline.errors import TkdError
 from pipeline.extract.config import BuildConfig

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cache_schema import Layout, audio_sha256, encode_weights
 from pipeline.data.audio import render_clip, to_waveform
-from pipeline.data.manifest import SAMPLE_RATE, Clip
+from pipeline.data.clip import SAMPLE_RATE, Clip
 from pipeline.errors import TkdError
 from pipeline.extract.attention import PooledAttention, pool_attention
 from pipeline.extract.overlap import Usage, ahead

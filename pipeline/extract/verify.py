@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from cache_schema import SPLITS, Cache
-from pipeline.data.manifest import Clip, Manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import Manifest
 from pipeline.data.views import with_views
 from pipeline.errors import TkdError
 from pipeline.extract.config import BuildConfig

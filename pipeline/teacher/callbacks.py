@@ -4,7 +4,7 @@ import contextlib
 
 from transformers import TrainerCallback
 
-from pipeline.data.manifest import SAMPLE_RATE
+from pipeline.data.clip import SAMPLE_RATE
 from pipeline.progress import Progress, say
 from pipeline.teacher.clips import TrainingClips
 from pipeline.teacher.model import Teacher

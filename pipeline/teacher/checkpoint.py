@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 from transformers.utils import FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME, cached_file
 
-from pipeline.data.manifest import SAMPLE_RATE
+from pipeline.data.clip import SAMPLE_RATE
 from pipeline.errors import TkdError
 
 FAMILY = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from pipeline.data.audio import render_clip, to_waveform
-from pipeline.data.manifest import Clip, Manifest
+from pipeline.data.clip import Clip
+from pipeline.data.manifest import Manifest
 from pipeline.data.mixing import MixRecipe, mix, noise_regions
 from pipeline.tasks import label_tensor
 from pipeline.teacher.model import normalise

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
 
-from pipeline.data.manifest import SAMPLE_RATE, Manifest
+from pipeline.data.clip import SAMPLE_RATE
+from pipeline.data.manifest import Manifest
 from pipeline.errors import TkdError, nearest
 from pipeline.tasks import task_loss
 from pipeline.teacher.checkpoint import DAMAGE, check_family, read_do_normalize, reason

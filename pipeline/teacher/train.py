@@ -13,7 +13,8 @@ from accelerate import PartialState
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from cache_schema import discard
-from pipeline.data.manifest import SAMPLE_RATE, Clip, Manifest
+from pipeline.data.clip import SAMPLE_RATE, Clip
+from pipeline.data.manifest import Manifest
 from pipeline.errors import TkdError
 from pipeline.lock import only_one
 from pipeline.processes import in_first_process

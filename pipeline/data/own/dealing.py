@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from pipeline.data.manifest import SPLITS
+from pipeline.data.clip import SPLITS
 from pipeline.errors import TkdError
 from pipeline.progress import say
 

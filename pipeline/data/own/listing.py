@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.audio import n_resampled
-from pipeline.data.manifest import SAMPLE_RATE, Clip, DatasetInfo
+from pipeline.data.clip import SAMPLE_RATE, Clip
+from pipeline.data.manifest import DatasetInfo
 from pipeline.data.own.dealing import Dealt, deal
 from pipeline.data.recordings import (
     SHORTEST,

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from cache_schema import home
 from pipeline.data.audio import n_resampled
+from pipeline.data.clip import SAMPLE_RATE, SPLITS, Clip
 from pipeline.data.fetch.archive import extract
 from pipeline.data.fetch.download import RemoteFile, download
-from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
+from pipeline.data.manifest import DatasetInfo
 from pipeline.data.recordings import SHORTEST, Checked, LeftOut, check_recordings, names_and_sizes, report
 from pipeline.errors import TkdError
 from pipeline.lock import in_turn

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.manifest import SAMPLE_RATE, SPLITS
+from pipeline.data.clip import SAMPLE_RATE, SPLITS
 from pipeline.data.mixing import NoiseRegion
 from pipeline.data.recordings import Checked, LeftOut, check_recordings, report
 from pipeline.errors import TkdError

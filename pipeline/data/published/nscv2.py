@@ -7,7 +7,8 @@ SNR drawn from a range.
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.manifest import SAMPLE_RATE, Clip, DatasetInfo
+from pipeline.data.clip import SAMPLE_RATE, Clip
+from pipeline.data.manifest import DatasetInfo
 from pipeline.data.mixing import LONGEST, MixRecipe, check_snr, mix
 from pipeline.data.published.noise_shares import noise_files, share_noise
 from pipeline.data.published.speech_commands import (

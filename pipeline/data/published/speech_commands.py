@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from cache_schema import home
+from pipeline.data.clip import SAMPLE_RATE, SPLITS, Clip
 from pipeline.data.fetch.archive import extract
 from pipeline.data.fetch.download import RemoteFile, download
-from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
+from pipeline.data.manifest import DatasetInfo
 from pipeline.data.published.noise_shares import share_noise
 from pipeline.data.recordings import Checked, LeftOut, check_recordings, names_and_sizes, report
 from pipeline.errors import TkdError

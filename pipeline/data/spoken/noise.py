@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.data.manifest import SAMPLE_RATE
+from pipeline.data.clip import SAMPLE_RATE
 from pipeline.data.spoken.espeak import Utterance
 
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"

@@ -15,7 +15,7 @@ import soundfile
 import torch
 import torchaudio
 
-from pipeline.data.manifest import SAMPLE_RATE, SPLITS
+from pipeline.data.clip import SAMPLE_RATE, SPLITS
 from pipeline.data.spoken import espeak
 from pipeline.errors import TkdError
 

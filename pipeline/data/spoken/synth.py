@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pipeline.data.manifest import SAMPLE_RATE, SPLITS, Clip, DatasetInfo
+from pipeline.data.clip import SAMPLE_RATE, SPLITS, Clip
+from pipeline.data.manifest import DatasetInfo
 from pipeline.data.mixing import LONGEST, MixRecipe, NoiseRegion, check_snr, mix
 from pipeline.data.published.speech_commands import OTHER_WORDS, WORDS
 from pipeline.data.spoken import noise

@@ -54,7 +54,8 @@ def overlays(tables: list[Results], recordings: Recordings | None) -> Section:
         heard += size
         shown.append(_clip(results, split, row, students, player))
     first = {student: results.cells[student, pairs[0][0]].runs[0].seed for student, pairs in students.items()}
-    columns = list(dict.fromkeys(column for pairs in students.values() for column, _ in pairs))
+    drawn = {column for pairs in students.values() for column, _ in pairs}
+    columns = [column for column in results.columns if column in drawn]
     caption = (
         f"{results.title}: log-mel spectrogram, event (green) and frame weights of the first test clip of each of the "
         f"last {len(shown)} labels. Dashed: the teacher's cached rollout, without its readout's own place; its peaks "

@@ -4,13 +4,13 @@ STYLE = """
 :root { color-scheme: light dark;
   --paper: #fffefb; --ink: #1d1d1b; --soft: #5f5e58; --rule: #d9d6cc; --shade: #f4f2ea; --link: #1b4f8a;
   --good: #1a6b3c; --bad: #a32a1c; --event: #2f9e62; --heat: 24, 88, 150;
-  --v: #55575c; --k0: #eeae4f; --k1: #dd7a26; --k2: #b3440f; --k3: #6d2405;
-  --m0: #0b7a75; --m1: #5b4bb5; --m2: #1f78b4; --uniform: #85852b; --shuffled: #a0527a; --true: #2e8b57; }
+  --v: #1f78b4; --k0: #eeae4f; --k1: #dd7a26; --k2: #b3440f; --k3: #6d2405;
+  --m0: #0b7a75; --m1: #5b4bb5; --m2: #55575c; --uniform: #85852b; --shuffled: #a0527a; --true: #2e8b57; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #16171a; --ink: #e9e7e1; --soft: #a5a39b; --rule: #3a3b3f; --shade: #202226; --link: #8fbcf0;
   --good: #6fcf97; --bad: #f08a7a; --event: #4cc07f; --heat: 96, 165, 230;
-  --v: #b4b6bb; --k0: #ffd089; --k1: #ffa04a; --k2: #f0703a; --k3: #d14a2a;
-  --m0: #4cc3bb; --m1: #a99cf5; --m2: #6db7ec; --uniform: #cfcf6a; --shuffled: #dc92b6; --true: #6fcf97; } }
+  --v: #6db7ec; --k0: #ffd089; --k1: #ffa04a; --k2: #f0703a; --k3: #d14a2a;
+  --m0: #4cc3bb; --m1: #a99cf5; --m2: #b4b6bb; --uniform: #cfcf6a; --shuffled: #dc92b6; --true: #6fcf97; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink);
