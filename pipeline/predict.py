@@ -26,7 +26,7 @@ class Predictor:
                 f"{SAMPLE_RATE} Hz. Make its features yourself and call its student."
             )
         self._log_mel, self._student = LogMel(self.config), run.student
-        self._exclusive = run.metrics["metric"] == "accuracy"
+        self._exclusive = run.task == "single_label"
 
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> np.ndarray:

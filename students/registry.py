@@ -34,7 +34,7 @@ def build_student(name: str, n_classes: int, n_mels: int = 40) -> Student:
         n_mels: Mel bins of the features it will be given.
 
     Raises:
-        ValueError: If no student has that name, or it needs more mel bins.
+        ValueError: If no student has that name, or it needs other mel bins.
     """
     if name not in STUDENTS:
         nearest = get_close_matches(name, STUDENTS, n=1)

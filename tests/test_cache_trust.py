@@ -166,6 +166,16 @@ def test_validate_lists_every_planted_fault_with_its_place(cache):
     assert "event_stop, partition 0 (clips 0 to 3): missing or altered (wrong digest)." in found
 
 
+def test_what_an_array_holds_is_said_in_any_words(cache):
+    def describe(document, text):
+        document["attributes"]["description"] = text
+
+    rewrite(cache / "rollout" / "zarr.json", lambda document: describe(document, "wohin der Lehrer hört"))
+    assert validate_cache(cache) == []
+    rewrite(cache / "rollout" / "zarr.json", lambda document: describe(document, ""))
+    assert [problem.place for problem in validate_cache(cache)] == ["rollout"]
+
+
 def test_a_newer_version_is_refused_with_the_way_on(cache):
     rewrite(cache / "zarr.json", lambda document: document["attributes"]["tkd_cache"].update(format_version=2))
     for look in (open_cache, validate_cache):

@@ -1,7 +1,9 @@
 """Exported models: the graph does what the student does, and says what is heard in recordings, and when."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,10 +71,11 @@ def test_the_front_end_keeps_digital_silence_at_the_floor():
 
 
 @pytest.mark.parametrize(
-    ("name", "metric", "attention"),
-    [(name, "accuracy", "query") for name in KINDS] + [("tc_resnet8", "mAP", "query"), ("kwt_1", "accuracy", "own")],
+    ("name", "task", "attention"),
+    [(name, "single_label", "query") for name in KINDS]
+    + [("tc_resnet8", "multi_label", "query"), ("kwt_1", "single_label", "own")],
 )
-def test_a_student_as_a_graph_is_the_student(name, metric, attention):
+def test_a_student_as_a_graph_is_the_student(name, task, attention):
     student = build_student(name, 12).eval()
     for module in student.modules():  # as after training: not all zeros and ones
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
@@ -81,7 +84,7 @@ def test_a_student_as_a_graph_is_the_student(name, metric, attention):
     made = SimpleNamespace(
         student=student,
         config={"features": {"n_mels": 40}},
-        metrics={"metric": metric},
+        task=task,
         query=torch.randn(student.n_channels) if attention == "query" else None,
     )
     graph = session(student_graph(made, 25).SerializeToString())
@@ -216,6 +219,12 @@ def test_detect_prints_times_and_names_what_it_cannot_read(exported, tiny_data, 
     (detections,) = json.loads(shown.stdout).values()
     assert {tuple(one) for one in detections} == {("label", "seconds", "probability")}
     assert all(0 <= one["seconds"] <= 4 and not one["label"].startswith("_") for one in detections)
+    bytes_ = tmp_path / os.fsdecode(b"\xff.wav")
+    shutil.copy(tmp_path / "Straße.wav", bytes_)
+    for more in ((), ("--json",)):
+        odd = run("detect", exported[0], bytes_, "--threshold", "1", *more)
+        assert (odd.exit_code, "\\udcff.wav" in odd.stdout) == (0, True)
+    assert list(json.loads(odd.stdout)) == [str(bytes_)]
     plain = run("detect", exported[0], tmp_path / "Straße.wav", "--threshold", "1")
     assert plain.stdout == f"{tmp_path / 'Straße.wav'}: nothing\n"
 

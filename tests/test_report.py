@@ -209,6 +209,7 @@ def test_runs_are_scored_on_other_caches_as_tkd_evaluate_scores_them(cache, tmp_
     text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert "## there, trained on planted, 1 s" in text
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "Not scored on planted: runs trained from that very cache" in page
     assert "On other recordings" in page and "Not scored on planted: " in page and "Give a cache like its own." in page
     assert "trained for accuracy; " in page and "several.zarr is multi_label, scored by mAP." in page
 
@@ -222,7 +223,7 @@ def test_runs_on_clips_of_other_lengths_are_scored_elsewhere_only_where_none_are
         said = report([tmp_path / "runs"], tmp_path / f"out-{n}", others=[other])
         rows = list(csv.DictReader((tmp_path / f"out-{n}" / "runs.csv").open(encoding="utf-8")))
         there = [Path(row["run"]).name for row in rows if row["dataset"] == "other"]
-        assert there == homes and any("runs on d1.0, of another length" in line for line in said) == (n == 2.0)
+        assert there == homes and any("runs on d1.0, 1 s, of another length" in line for line in said) == (n == 2.0)
 
 
 def test_published_numbers_do_not_stand_beside_students_trained_elsewhere(tmp_path):

@@ -122,6 +122,23 @@ def test_sound_is_given_only_where_it_is_that_of_the_cache(cache, recordings, tm
     assert '<section id="noise">' not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
+def test_what_is_damaged_of_a_clip_is_said_and_the_rest_is_reported(recordings, tmp_path):
+    cache = make_cache(tmp_path / "c.zarr")
+    make_run(tmp_path / "runs" / "a", cache, 0.5)
+    (tmp_path / "out").mkdir()
+    report([tmp_path / "runs"], tmp_path / "out", recordings)
+    assert (tmp_path / "out" / "attention.png").exists()
+    for shard in (tmp_path / "c.zarr" / "audio_sha256" / "c").rglob("*"):
+        if shard.is_file():
+            shard.write_bytes(b"")
+    report([tmp_path / "runs"], tmp_path / "out", recordings)
+    said = "".join(Reader((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).text)
+    assert "Not shown: clip <" in said and "audio_sha256" in said and "50.00" in said
+    (tmp_path / "c.zarr" / "view" / "c" / "0").write_bytes(b"")
+    lines = report([tmp_path / "runs"], tmp_path / "out", recordings)
+    assert lines[-1].startswith("No figure: Cache") and not (tmp_path / "out" / "attention.png").exists()
+
+
 def test_without_the_cache_and_of_earlier_runs_what_is_missing_is_said(tmp_path):
     gone = make_cache(tmp_path / "gone.zarr")
     for weight in (0.0, 0.25):

@@ -39,6 +39,7 @@ from pipeline.sweep.config import SweepConfig, Workers
 from pipeline.sweep.overview import Overview
 from pipeline.sweep.run import sweep
 from pipeline.sweep.summary import summary
+from pipeline.sweep.worker import Job, train_cell
 
 COMMON = TrainConfig(epochs=8, batch_size=16)
 
@@ -134,6 +135,15 @@ def test_a_cell_that_fails_is_reported_and_the_others_are_trained(tmp_path):
         )
         assert ("training lstm_p-kd0-epochs1-noaugment-seed0" in result.stderr) == trained
     assert len([run for run in out.iterdir() if run.is_dir()]) == 3
+
+
+def test_a_worker_that_cannot_write_beside_the_runs_says_so_and_goes_on(tmp_path):
+    job = Job("cache.zarr", "0" * 64, ("rollout",), None, True, None, None)
+    metrics, failure = train_cell(job, COMMON, tmp_path / "not there" / "run")
+    assert metrics is None
+    assert failure.endswith(
+        "cannot be written (No such file or directory). " + "(Workers must see cache and runs under the same paths.)"
+    )
 
 
 def test_a_damaged_cell_is_named_with_the_way_out_that_a_sweep_has(tmp_path):

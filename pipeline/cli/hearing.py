@@ -34,11 +34,16 @@ def hear(
             found[str(file)] = listen(read_audio(file))
         except TkdError as error:
             faults += 1
-            click.echo(str(error) if str(file) in str(error) else f"{file}: {error}", err=True)
+            _say(str(error) if str(file) in str(error) else f"{file}: {error}", err=True)
             continue
         if not as_json:
-            click.echo(f"{file}: {shown(found[str(file)])}")
+            _say(f"{file}: {shown(found[str(file)])}")
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        _say(json.dumps(found, ensure_ascii=False))
     if faults:
         raise click.ClickException(f"{faults} of {len(files)} files could not be heard.")
+
+
+def _say(text: str, err: bool = False) -> None:
+    """Prints, what of a file's name is no character as \\udc.., which JSON reads, too."""
+    click.echo(text.encode(errors="backslashreplace").decode(), err=err)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def n_resampled(n_frames: int, rate: int) -> int:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             yield file
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: .raw says neither rate nor channels
         raise TkdError(f"{path}: cannot be read as audio ({error}). Replace or remove it.") from error

@@ -36,6 +36,11 @@ class Run:
     training_only: dict[str, Tensor]  # of distillation.safetensors; "query": (n_channels,)
 
     @property
+    def task(self) -> str:
+        """single_label or multi_label."""
+        return next(task for task, metric in METRICS.items() if metric == self.metrics["metric"])
+
+    @property
     def query(self) -> Tensor | None:
         """What reads the student's frames, (n_channels,); None where attention of its own was taught.
 
@@ -136,7 +141,8 @@ def is_complete(path: Path) -> bool:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file that is there whole or not at all."""
-    write_whole(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode())
+    text = f"{json.dumps(content, indent=2, ensure_ascii=False)}\n"
+    write_whole(path, text.encode(errors="backslashreplace"))  # file names may be bytes
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -14,14 +14,19 @@ def require_suited(cache: Cache, splits: dict[str, Split], student: type[Student
     """Checks that a student can be trained on every clip, and as the settings say.
 
     Raises:
-        TkdError: the features do not suit it, some clips have too few frames, or its own attention is asked for and it
-            has none.
+        TkdError: the features do not suit it, or do not say when their frames are; some clips have too few frames; or
+            its own attention is asked for and it has none.
     """
     name = student.name
     try:
         built = student(len(cache.labels), cache.layout.n_features)
     except ValueError as error:
         raise TkdError(f"{cache.path}: its features do not suit {name}: {error} Or use another --student.") from error
+    if "frame_offset" not in cache.metadata["features"]:
+        raise TkdError(
+            f"{cache.path}: does not say when its feature frames are (tkd_cache.features.frame_offset: the sample at "
+            "which frame 0 is centred). Have whoever built it add that."
+        )
     if config.attention == "own" and not has_attention(built):
         raise TkdError(f"{name} has no attention of its own. Train it with --attention query.")
     for split in splits.values():

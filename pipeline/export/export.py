@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import torch
 
-from cache_schema import Cache
+from cache_schema import Cache, CacheError
 from pipeline.distill.data import Split, load_splits
 from pipeline.distill.run import Run, write_whole
 from pipeline.errors import TkdError
@@ -18,7 +18,7 @@ from pipeline.extract.features import LogMel, LogMelConfig
 from pipeline.frames import student_grid
 from pipeline.lock import only_one
 from pipeline.progress import say
-from pipeline.tasks import METRICS, task_score
+from pipeline.tasks import task_score
 
 _CALIBRATED_ON = 100  # training clips
 _MOST = 1e-3  # by which a probability in float32 may differ; 1e-6 is usual
@@ -73,7 +73,7 @@ def export(
     with only_one(out):
         if out.exists() and not force:
             raise TkdError(f"{out}: already there. Export again with --force, or give another --out.")
-        splits = load_splits(cache, names=("train", "test") if int8 else ("test",)) if cache else {}
+        splits = _splits(cache, int8)
         say(f"{run.path}: laying out {run.student.name} for {n_samples / config.sample_rate:g} s")
         student = student_graph(run, n_frames)
         if int8:
@@ -98,18 +98,31 @@ def clip_samples(run: Run, cache: Cache) -> int:
     return LogMelConfig.from_metadata(run.config["features"]).n_samples(cache.layout.n_feature_frames)
 
 
+def _splits(cache: Cache | None, int8: bool) -> dict[str, Split]:
+    """Returns what can be had of a cache; for int8 what is needed of it."""
+    if cache is None:
+        return {}
+    try:
+        return load_splits(cache, names=("train", "test") if int8 else ("test",))
+    except (TkdError, CacheError) as error:
+        if int8:
+            raise
+        say(f"not scored: {error}")
+        return {}
+
+
 def _card(run: Run, n_samples: int, precision: str) -> Card:
     grid = student_grid({"features": run.config["features"]}, run.student)
     return Card(
         labels=tuple(run.config["labels"]),
-        task=next(task for task, metric in METRICS.items() if metric == run.metrics["metric"]),
+        task=run.task,
         sample_rate=run.config["features"]["sample_rate"],
         n_samples=n_samples,
         frame_hop=grid.hop_length,
         frame_offset=grid.offset,
         precision=precision,
         student=run.student.name,
-        run={name: run.metrics[name] for name in _OF_THE_RUN},
+        run={name: run.metrics.get(name, run.config.get(name)) for name in _OF_THE_RUN},  # earlier ones state fewer
     )
 
 

@@ -22,7 +22,7 @@ class FrontEnd(nn.Module):
     """
 
     def __init__(self, config: LogMelConfig) -> None:
-        """Works out the constants, in float64.
+        """Works out the constants.
 
         Args:
             config: The settings of a run's features.

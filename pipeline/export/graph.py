@@ -24,7 +24,7 @@ class Heard(nn.Module):
     def __init__(self, run: Run) -> None:
         """Takes the student of a complete run."""
         super().__init__()
-        self.student, self.exclusive = run.student, run.metrics["metric"] == "accuracy"
+        self.student, self.exclusive = run.student, run.task == "single_label"
         # (n_channels, 1): the product of transposed frames and a vector is wrong in ONNX Runtime 1.32.
         self.register_buffer("query", None if run.query is None else run.query[:, None])
 

@@ -36,7 +36,6 @@ def quantized(student: onnx.ModelProto, features: Iterable[np.ndarray]) -> onnx.
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
             nodes_to_exclude=_small(onnx.load(prepared).graph),
             per_channel=True,
-            extra_options={"MatMulConstBOnly": True},  # not the products of attention
         )
         model = onnx.load(written)
     _store_in_int8(model.graph)
@@ -44,9 +43,15 @@ def quantized(student: onnx.ModelProto, features: Iterable[np.ndarray]) -> onnx.
 
 
 def _small(graph: onnx.GraphProto) -> list[str]:
-    """Returns the names of the nodes that have few weights, or none."""
+    """Returns the names of the nodes that have few weights, or none where layers have theirs.
+
+    That is the second input: attention's products have none there, and the MFCC's transform, which is of the front
+    end, stands first.
+    """
     sizes = {stored.name: math.prod(stored.dims) for stored in graph.initializer}
-    return [node.name for node in graph.node if max((sizes.get(name, 0) for name in node.input), default=0) < _SMALLEST]
+    return [
+        node.name for node in graph.node if max((sizes.get(name, 0) for name in node.input[1:2]), default=0) < _SMALLEST
+    ]
 
 
 class _Features(CalibrationDataReader):
@@ -59,19 +64,29 @@ class _Features(CalibrationDataReader):
 
 
 def _store_in_int8(graph: onnx.GraphProto) -> None:
-    """Puts matrices that are still float32, those of recurrent layers, into int8, each behind a DequantizeLinear."""
-    for stored in list(graph.initializer):
+    """Puts the matrices of recurrent layers into int8, each behind a DequantizeLinear, with a scale for each output."""
+    for name, axis in _recurrent(graph).items():
+        stored = next(stored for stored in graph.initializer if stored.name == name)
         values = numpy_helper.to_array(stored)
-        if values.dtype != np.float32 or values.ndim < 2 or values.size < _SMALLEST:
-            continue
-        axis = values.ndim - 2  # the gates of ONNX's recurrent layers
         others = tuple(other for other in range(values.ndim) if other != axis)
         scale = np.maximum(np.abs(values).max(axis=others) / 127, np.float32(1e-12)).astype(np.float32)
         shape = [-1 if other == axis else 1 for other in range(values.ndim)]
         codes = np.round(values / scale.reshape(shape)).astype(np.int8)
-        name = stored.name
         graph.initializer.remove(stored)
         graph.initializer.append(numpy_helper.from_array(codes, f"{name}_int8"))
         graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
         node = onnx.helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], axis=axis)
         graph.node.insert(0, node)
+
+
+def _recurrent(graph: onnx.GraphProto) -> dict[str, int]:
+    """Returns the names of recurrent layers' matrices, and the axis of their outputs.
+
+    Of a GRU the second and third input, (directions, gates, inputs); of a Scan what its body multiplies by, (inputs,
+    outputs).
+    """
+    found = {name: 1 for node in graph.node if node.op_type == "GRU" for name in node.input[1:3]}
+    for scan in (node for node in graph.node if node.op_type == "Scan"):
+        (body,) = (attribute.g for attribute in scan.attribute if attribute.name == "body")
+        found |= {node.input[1]: 1 for node in body.node if node.op_type in ("Gemm", "MatMul")}
+    return found

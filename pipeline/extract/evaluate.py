@@ -17,7 +17,7 @@ from pipeline.teacher.model import Teacher, best_device, require_lengths
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """Of one split. Shares leave the rollout's first frame out, and are None where no clip's event is known."""
+    """Of one split. Shares leave the readout's own place out, and are None where no clip's event is known."""
 
     metric: str  # the task's: accuracy or mAP
     value: float  # of the metric, 0 to 1

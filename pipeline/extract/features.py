@@ -27,7 +27,7 @@ class LogMelConfig:
     floor: float = 1e-12  # energies below it are raised to it before the natural logarithm
 
     def n_frames(self, n_samples: int) -> int:
-        """Returns how many frames lie wholly inside `n_samples` samples."""
+        """Returns how many frames lie wholly inside `n_samples` samples; 0 or less of fewer than a frame."""
         return (n_samples - self.win_length) // self.hop_length + 1
 
     def n_samples(self, n_frames: int) -> int:

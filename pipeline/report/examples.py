@@ -1,14 +1,13 @@
 """The clips a report shows: their spectrograms, where everyone looks in them, and their sound."""
 
 import io
-import struct
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -53,9 +52,18 @@ class Looks:
 
 def example_rows(split: Split, n: int) -> list[int]:
     """Returns up to `n` clips of a split to show: the first clip of each of the last labels, see `rows_by_label`."""
+    return rows_by_label(_has(split), split.event_start >= 0, n)
+
+
+def labels_of(split: Split, row: int) -> str:
+    """Returns the names of a clip's labels, in quotation marks."""
+    return ", ".join(f"“{split.cache.labels[label]}”" for label in _has(split)[row].nonzero()[:, 0])
+
+
+def _has(split: Split) -> Tensor:
+    """Returns whether each clip has each label, (n_clips, n_classes) bool."""
     single = split.cache.task == "single_label"
-    has = one_hot(split.labels, len(split.cache.labels)).bool() if single else split.labels.bool()
-    return rows_by_label(has, split.event_start >= 0, n)
+    return one_hot(split.labels, len(split.cache.labels)).bool() if single else split.labels.bool()
 
 
 def rows_by_label(has: Tensor, known: Tensor, n: int) -> list[int]:
@@ -110,6 +118,7 @@ def sound(cache: Cache, row: int, clip_id: str, recordings: Recordings) -> bytes
 
     Raises:
         TkdError: the data set has no such clip, or another under its name.
+        CacheError: the digest is damaged.
     """
     if clip_id not in recordings.clips:
         raise TkdError(f"{clip_id}: not in the data set given with --data.")
@@ -132,18 +141,11 @@ def _density(weights: Tensor, grid: FrameGrid, cache: Cache) -> Looks:
 
 
 def _png(levels: np.ndarray) -> bytes:
-    """A PNG of 256 colours of an image (height, width) uint8."""
-    height, width = levels.shape
+    """Returns a PNG of 256 colours of an image (height, width) uint8."""
     stops = np.linspace(255, 0, len(_PALETTE))[::-1]
     palette = np.stack([np.interp(np.arange(256), stops, [c[n] for c in _PALETTE[::-1]]) for n in range(3)], axis=1)
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), levels], axis=1)  # each begins with its filter: none
-    pieces = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-        (b"PLTE", palette.round().astype(np.uint8).tobytes()),
-        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
-        (b"IEND", b""),
-    ]
-    whole = b"\x89PNG\r\n\x1a\n"
-    for name, content in pieces:
-        whole += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    return whole
+    image = Image.fromarray(np.ascontiguousarray(levels), mode="L")
+    image.putpalette(palette.round().astype(np.uint8).tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -1,18 +1,17 @@
 """Where teacher and students look, over the spectrogram: figure 2 of arXiv 2110.14131, for clips of a cache."""
 
-from pathlib import Path
+import io
 from textwrap import shorten
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch.nn.functional import one_hot
 
 from cache_schema import Cache
 from pipeline.distill.data import Clips, load_splits
 from pipeline.distill.run import read_run
 from pipeline.errors import TkdError
-from pipeline.report.examples import Looks, example_rows, student_looks, teacher_looks
+from pipeline.report.examples import Looks, example_rows, labels_of, student_looks, teacher_looks
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.results import column_of
 
@@ -20,10 +19,10 @@ _N_CLIPS = 3
 _EVENT = "tab:green"
 
 
-def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[str]:
-    """Draws `file` (PNG): for each of three test clips its spectrogram, the event, and everyone's frame weights.
+def attention_figure(cache: Cache, records: list[Record]) -> tuple[bytes, list[str]]:
+    """Returns a PNG: for each of three test clips its spectrogram, the event, and everyone's frame weights.
 
-    Returns why runs are not in it: damaged ones, and students that are not tkd's own.
+    Also returns why runs are not in it: damaged ones, and students that are not tkd's own.
 
     The clips are the first test clip of each of the last three labels (that have events, where any are known; another
     clip for each label, where it has another): a rule, not a choice.
@@ -31,7 +30,6 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[st
     Args:
         cache: The cache the runs were trained from.
         records: Runs; their attention is drawn, one line each.
-        file: Where to.
 
     Raises:
         TkdError: the cache has no features, or no run can be read.
@@ -45,7 +43,6 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[st
     if not runs:
         raise TkdError(unread[0])
     test = load_splits(cache, names=("test",))["test"]
-    has = test.labels.bool() if cache.task == "multi_label" else one_hot(test.labels).bool()  # (n, n_classes)
     rows = example_rows(test, _N_CLIPS)
     figure = Figure(
         figsize=(4.5 * len(rows), 5), layout="constrained"
@@ -56,8 +53,7 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[st
         clip = test.take([row])
         top, bottom = axes[:, column]
         _spectrogram(top, clip, cache.metadata["features"])
-        said = ", ".join(f"“{cache.labels[label]}”" for label in has[row].nonzero()[:, 0])
-        top.set_title(f"{shorten(said, 60)}  ({clip.clip_id[0]})", fontsize=9, parse_math=False)
+        top.set_title(f"{shorten(labels_of(test, row), 60)}  ({clip.clip_id[0]})", fontsize=9, parse_math=False)
         _line(bottom, teacher_looks(cache, clip), label="teacher (cached)", color="black", linestyle="--")
         for record, distillation in runs:
             name = f"{record.student}, kd_weight {column_of(record).name}"
@@ -76,8 +72,9 @@ def attention_figure(cache: Cache, records: list[Record], file: Path) -> list[st
     if (test.event_start[rows] >= 0).any():
         handles, names = [*handles, Rectangle((0, 0), 1, 1, facecolor=_EVENT, alpha=0.3)], [*names, "event"]
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5 * len(rows) // 3))
-    figure.savefig(file, dpi=120)
-    return unread
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120)
+    return drawn.getvalue(), unread
 
 
 def _spectrogram(axis, clip: Clips, features: dict) -> None:

@@ -76,10 +76,7 @@ def report(
         ),
     }
     for name in sorted(files, key=lambda name: name != PAGE):  # the page first: it says whose the folder is
-        content, _ = files[name]
-        partial = out / f"{name}.{os.getpid()}.partial"
-        partial.write_bytes(content.encode("utf-8", "backslashreplace"))  # file names may be bytes
-        os.replace(partial, out / name)
+        _write(out / name, files[name][0].encode("utf-8", "backslashreplace"))  # file names may be bytes
     said = [
         line
         for results in whole
@@ -102,21 +99,30 @@ def _require_ours(out: Path) -> None:
             raise TkdError(f"{out / name}: there already, and not made by tkd report. Give another --out.")
 
 
+def _write(file: Path, content: bytes) -> None:
+    """Writes a file that is there whole or not at all; two reports may be at it."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, file)
+
+
 def _figure(tables: list[Results], by_cache: dict[str, list[Record]], evidence: dict[str, Evidence], file: Path) -> str:
     """Draws the runs of the first cache; returns the line that says so, or why not."""
+    file.unlink(missing_ok=True)  # of an earlier report
     first = next(iter(by_cache))
     if evidence[first].cache is None:
         return f"No figure: {evidence[first].remarks[0]}"
     try:
         from pipeline.report.figure import attention_figure  # its library comes with an extra
 
-        unread = attention_figure(evidence[first].cache, _to_draw(by_cache[first], tables), file)
+        content, unread = attention_figure(evidence[first].cache, _to_draw(by_cache[first], tables))
     except (TkdError, CacheError, TypeError) as error:  # TypeError: settings of another version
         return f"No figure: {error}"
     except ModuleNotFoundError as error:
         return (
             f"No figure: {error.name} is not installed. Install it with: pip install -e '.[report]' (in tkd's folder)"
         )
+    _write(file, content)
     return " ".join([f"{file}: where the teacher and the students look.", *(f"Not in it: {said}" for said in unread)])
 
 

@@ -1,5 +1,6 @@
 """A sweep, top to bottom: every cell of the grid trained once, as many at a time as there are workers."""
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -98,6 +99,8 @@ def _on_workers(cells: Cells, job: Job, scheduler: str | None, n_workers: int) -
 
     with connected(n_workers, scheduler, 1, job.threads) as client, client.as_current():  # wait() knows no other one
         say(f"{client.scheduler.address}: dashboard at {client.dashboard_link}")
+        if not client.nthreads():
+            say(f"{client.scheduler.address}: has no workers yet; waiting for them")
         try:
             with Overview(cells) as overview:
                 _hand_out(cells, job, client, overview)
@@ -113,14 +116,17 @@ def _hand_out(cells: Cells, job: Job, client, overview: Overview) -> None:
     running: dict[Future, Cell] = {}
     while True:
         overview.n_workers = len(client.nthreads())
-        while len(running) < max(1, overview.n_workers) and (cell := cells.next()) is not None:
+        while len(running) < overview.n_workers and (cell := cells.next()) is not None:
             cell.begin()
             # Pure, the same cell of an earlier sweep, with the failure it had, would be found again.
             running[client.submit(train_cell, job, cell.config, cell.path, pure=False)] = cell
-        if not running:
+        if running:
+            with suppress(TimeoutError):
+                wait(list(running), timeout=_REFRESH_SECONDS, return_when="FIRST_COMPLETED")
+        elif cells.by_state("waiting"):
+            time.sleep(_REFRESH_SECONDS)  # no worker
+        else:
             return
-        with suppress(TimeoutError):
-            wait(list(running), timeout=_REFRESH_SECONDS, return_when="FIRST_COMPLETED")
         for future in [future for future in running if future.done()]:
             cell = running.pop(future)
             cell.end(*_answer(future))

@@ -21,6 +21,7 @@ from pipeline.errors import TkdError
 from pipeline.lock import Busy, in_turn
 
 _ONE_AT_A_TIME = threading.Lock()
+_SAME_PATHS = " (Workers must see cache and runs under the same paths.)"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class Job:
 def train_cell(job: Job, config: TrainConfig, out: Path) -> tuple[dict[str, Any] | None, str | None]:
     """Trains a cell and returns its metrics, or None and why it failed; what it says goes to the file `out`.log."""
     log = out.with_name(f"{out.name}.log")
-    with _ONE_AT_A_TIME, log.open("a", encoding="utf-8") as said, redirect_stderr(said):
+    with _ONE_AT_A_TIME, ExitStack() as held:
+        try:
+            held.enter_context(redirect_stderr(held.enter_context(log.open("a", encoding="utf-8"))))
+        except OSError as error:
+            return None, f"{log}: cannot be written ({error.strerror}).{_SAME_PATHS if job.elsewhere else ''}"
         use_threads(job.threads)
         with suppress(ImportError, ValueError):
             _use_device()
@@ -97,7 +102,7 @@ def _opened(job: Job) -> tuple[Cache, Path | None]:
     except CacheError as error:
         if not job.elsewhere:
             raise
-        raise TkdError(f"{error} (Workers must see cache and runs under the same paths.)") from error
+        raise TkdError(f"{error}{_SAME_PATHS}") from error
     if cache.metadata["cache_id"] != job.cache_id:
         raise TkdError(f"{job.cache}: became another cache since the sweep began. Begin it again with another --out.")
     if not job.elsewhere:

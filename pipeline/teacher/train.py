@@ -93,7 +93,8 @@ def _train(manifest: Manifest, config: TeacherConfig, teacher: Teacher, work: Pa
         raise TkdError(f"{work}: the training diverged: weights are NaN or infinite. Lower --learning-rate.")
 
     metric = METRICS[manifest.info.task]
-    scores = trainer.evaluate(_by_length(manifest, "test"), metric_key_prefix="test")
+    with named_failures(work):
+        scores = trainer.evaluate(_by_length(manifest, "test"), metric_key_prefix="test")
     return TeacherInfo(
         base=Path(config.base).name if Path(config.base).exists() else config.base,
         labels=manifest.info.labels,

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.data.audio import n_resampled
 from pipeline.data.clip import SAMPLE_RATE, Clip
 from pipeline.data.manifest import DatasetInfo
+from pipeline.data.mixing import LONGEST
 from pipeline.data.own.dealing import Dealt, deal
 from pipeline.data.recordings import (
     SHORTEST,
@@ -21,7 +22,6 @@ from pipeline.data.recordings import (
 from pipeline.errors import TkdError
 from pipeline.progress import say
 
-LONGEST = 600  # seconds a clip
 _ROUNDED_SECONDS = 0.01  # by how much an end may lie beyond the recording's: lengths are written down rounded
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.report.drawing.markup import Content, Markup, element
-from pipeline.report.drawing.svg import axis, line, line_class, number, path, short, stroke, svg, text
+from pipeline.report.drawing.svg import Axis, axis, line, line_class, number, path, short, stroke, svg, text
 
 WIDTH, HEIGHT = 340, 216
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 22, 34
@@ -76,7 +76,7 @@ def chart(
         parts.append(text(x, HEIGHT - _BOTTOM + 15, short(value), "middle"))
     parts.append(line(_LEFT, HEIGHT - _BOTTOM, WIDTH - _RIGHT, HEIGHT - _BOTTOM, "axis"))
     for one, points in drawn:
-        parts.append(_draw(one, [(n, x_axis.at(x), y_axis.at(y), y_axis) for n, x, y in points]))
+        parts.append(_draw(one, [(n, x_axis.at(x), y_axis.at(y)) for n, x, y in points], y_axis))
     parts += _names(
         [(x_axis.at(x), y_axis.at(y), one.names[n]) for one, found in drawn if one.names for n, x, y in found],
         [(x_axis.at(x), y_axis.at(y)) for one, found in drawn if one.marks for _, x, y in found],
@@ -127,12 +127,12 @@ def heat_map(
     return svg(WIDTH, height, parts)
 
 
-def _draw(one: Series, places: list[tuple]) -> Markup:
+def _draw(one: Series, places: list[tuple[int, float, float]], y_axis: Axis) -> Markup:
     parts: list[Content] = [element("title", one.label)]
     if one.width and len(places) > 1:
-        d = path([(x, y) for _, x, y, _ in places])
+        d = path([(x, y) for _, x, y in places])
         parts.append(element("path", d=d, class_=line_class(one.dashed), style=stroke(one.colour, one.width)))
-    for n, x, y, y_axis in places:
+    for n, x, y in places:
         below, above = _reach(one, n)
         if above:
             unit = (y_axis.stop - y_axis.start) / (y_axis.high - y_axis.low)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cache_schema import Cache
+from cache_schema import Cache, CacheError
 from pipeline.distill.data import Split, load_splits
 from pipeline.distill.run import read_run
 from pipeline.distill.score import require_heard, score, score_teacher
@@ -49,19 +49,23 @@ def score_elsewhere(tables: list[Results], cache: Cache) -> tuple[list[Results],
     splits: dict[bool, tuple[Split, dict[str, Any]]] = {}
     dataset = cache.metadata["dataset"]["name"]
     alike = [results for results in tables if results.evidence.seconds == evidence.seconds]
-    left_out = sorted({it.dataset for it in tables} - {it.dataset for it in alike}) if alike else []
+    left_out = sorted({_home(it) for it in tables} - {_home(it) for it in alike}) if alike else []
     tables = alike or tables
-    records = {run.path: run for results in tables for cell in results.cells.values() for run in cell.runs}
-    records = {path: run for path, run in records.items() if run.metrics["cache_id"] != evidence.cache_id}
+    every = {run.path: run for results in tables for cell in results.cells.values() for run in cell.runs}
+    records = {path: run for path, run in every.items() if run.metrics["cache_id"] != evidence.cache_id}
     scored = {}
-    remarks = [f"Not scored on {dataset}: runs on {', '.join(left_out)}, of another length."] if left_out else []
+    remarks = [f"Not scored on {dataset}: runs on {'; '.join(left_out)}, of another length."] if left_out else []
+    if len(records) < len(every):
+        remarks.append(
+            f"Not scored on {dataset}: runs trained from that very cache, whose scores are in its own table."
+        )
     for path in track(records, f"scoring on {dataset}", len(records), "runs"):
         try:
             scored[path] = _score(records[path], evidence, splits)
-        except TkdError as error:
+        except (TkdError, CacheError) as error:
             remarks.append(f"Not scored on {dataset}: {error}")
     there = [_with_scores(results, evidence, scored) for results in tables]
-    return [results for results in there if results.cells], remarks
+    return [results for results in there if results.cells], list(dict.fromkeys(remarks))
 
 
 def _score(record: Record, evidence: EvidenceElsewhere, splits: dict[bool, tuple[Split, dict[str, Any]]]) -> Record:
@@ -96,10 +100,14 @@ def _with_scores(results: Results, evidence: EvidenceElsewhere, scored: dict[Pat
     cells = {
         where: [scored[run.path] for run in cell.runs if run.path in scored] for where, cell in results.cells.items()
     }
-    home = ", ".join(word for word in (results.dataset, results.evidence.length_words) if word)
     return dataclasses.replace(
         results,
         evidence=evidence,
-        differing={"trained on": home, **results.differing},
+        differing={"trained on": _home(results), **results.differing},
         cells={where: Cell(runs) for where, runs in cells.items() if runs},
     )
+
+
+def _home(results: Results) -> str:
+    """Returns what a table's runs were trained on."""
+    return ", ".join(word for word in (results.dataset, results.evidence.length_words) if word)

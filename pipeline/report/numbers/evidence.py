@@ -122,5 +122,5 @@ def _look(cache_id: str, places: list[str]) -> Evidence:
 
 def _read(evidence: Evidence) -> Evidence:
     """Reads the small columns that everything is compared with, so that a damaged one is known now."""
-    _ = evidence.clip_id, evidence.labels, evidence.events
+    _ = evidence.clip_id, evidence.labels, evidence.events, evidence.cache.read("view")
     return evidence

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.distill.frame_weights import CONTROLS
 from pipeline.report.numbers.evidence import Evidence
 from pipeline.report.numbers.records import Record
-from pipeline.report.numbers.settings import CONTROLS, differing, in_words, key_of, same_vanilla, settings_of
+from pipeline.report.numbers.settings import differing, in_words, key_of, same_vanilla, settings_of
 from pipeline.report.numbers.statistics import Difference, paired, spread
 from students import STUDENTS
 

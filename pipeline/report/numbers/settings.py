@@ -4,7 +4,6 @@ from typing import Any
 
 from pipeline.report.numbers.records import Record
 
-CONTROLS = ("uniform", "shuffled", "event")  # frame weights that are not the teacher's
 _CELL = {"student", "kd_weight", "frame_weights", "seed"}
 _CACHE = {"cache", "cache_id", "labels", "features"}
 # At kd_weight 0 they change no student, of the temporal term alone; these, where there is no logit KD either.

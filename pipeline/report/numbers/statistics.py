@@ -1,5 +1,6 @@
 """Mean, spread and paired differences, with intervals that say what they are of."""
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -68,10 +69,16 @@ def resampled_scores(task: str, logits: np.ndarray, labels: np.ndarray) -> np.nd
         labels: (n,) classes, or (n, n_classes) of 0 and 1.
     """
     n = len(labels)
-    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), N_RESAMPLES[task])  # (resample, clip)
+    counts = _counts(n, N_RESAMPLES[task])
     if task == "single_label":
         return counts @ (logits.argmax(axis=1) == labels).astype(np.float64) / n
     return resampled_map(logits, labels, counts)
+
+
+@functools.lru_cache(maxsize=4)
+def _counts(n: int, n_resamples: int) -> np.ndarray:
+    """Returns how often each resample has each of n clips, (n_resamples, n)."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), n_resamples)
 
 
 def paired(differences: list[float], resampled: list[np.ndarray] | None) -> Difference:

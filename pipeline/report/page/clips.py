@@ -13,6 +13,7 @@ from pipeline.report.examples import (
     Looks,
     Recordings,
     example_rows,
+    labels_of,
     sound,
     spectrogram,
     student_looks,
@@ -50,9 +51,13 @@ def overlays(tables: list[Results], recordings: Recordings | None) -> Section:
                 evidence.remarks.append(f"Not drawn over the clips: {error}")
     shown, heard = [], 0
     for row in example_rows(split, _N_CLIPS):
-        player, size = _player(results, split, row, recordings, _MOST_SOUND - heard)
+        try:
+            player, size = _player(results, split, row, recordings, _MOST_SOUND - heard)
+            shown.append(_clip(results, split, row, students, player))
+        except CacheError as error:
+            evidence.remarks.append(f"Not shown: {split.clip_id[row]}: {error}")
+            continue
         heard += size
-        shown.append(_clip(results, split, row, students, player))
     first = {student: results.cells[student, pairs[0][0]].runs[0].seed for student, pairs in students.items()}
     drawn = {column for pairs in students.values() for column, _ in pairs}
     columns = [column for column in results.columns if column in drawn]
@@ -70,7 +75,7 @@ def _clip(results: Results, split: Split, row: int, students: dict, player: Cont
     """Returns a clip's spectrogram with a panel for each student below, and its player."""
     cache, clip = results.evidence.cache, split.take([row])
     features, rate = cache.metadata["features"], cache.metadata["features"]["sample_rate"]
-    seconds = ((int(clip.lengths) - 1) * features["hop_length"] + features["win_length"]) / rate
+    seconds = ((int(clip.lengths) - 1) * features["hop_length"] + 2 * features["frame_offset"] + 1) / rate
     axis = Axis(0, seconds, _LEFT, _WIDTH - _LEFT)
     teacher = teacher_looks(cache, clip)
     panels = [(student, [(c, student_looks(cache, d, clip)) for c, d in given]) for student, given in students.items()]
@@ -120,7 +125,7 @@ def _clip(results: Results, split: Split, row: int, students: dict, player: Cont
     )
     for value in axis.ticks():
         parts.append(text(axis.at(value), bottom + 12, f"{short(value)} s" if value == 0 else short(value), "middle"))
-    said = ", ".join(f"“{cache.labels[label]}”" for label in _labels(split, row))
+    said = labels_of(split, row)
     return element(
         "div", element("h3", f"{said} ({clip.clip_id[0]})"), svg(_WIDTH, bottom + 16, parts), player, class_="clip"
     )
@@ -147,8 +152,3 @@ def _player(results: Results, split: Split, row: int, recordings: Recordings | N
         return None, 0
     source = data_uri("audio/flac", content)
     return element("audio", controls=True, preload="metadata", src=source, aria_label=f"clip {clip_id}"), len(content)
-
-
-def _labels(split: Split, row: int) -> list[int]:
-    labels = split.labels[row]
-    return [int(labels)] if labels.ndim == 0 else labels.nonzero()[:, 0].tolist()

@@ -34,8 +34,8 @@ def footnotes(runs: list[Record]) -> str:
     if metrics["uniform_attention_in_event"] is not None:
         lines[0] += (
             " Attention in event: share of the weight on frames inside the labelled sound, the teacher's without its "
-            f"first frame; equal weights would give {metrics['uniform_attention_in_event']:.2f}. At kd_weight 0 the "
-            "student's attention is read by a query trained on its frozen frames."
+            f"readout's own place; equal weights would give {metrics['uniform_attention_in_event']:.2f}. "
+            "At kd_weight 0 the student's attention is read by a query trained on its frozen frames."
         )
     return "\n".join([*lines, f"Times the teacher ran while the students trained: {often}."])
 
