@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -221,13 +222,18 @@ def test_a_run_taught_with_the_first_frame_is_scored_with_it(tiny_cache, tmp_pat
     assert json.loads(run("evaluate", tmp_path / "run", "--json").stdout)["attention"] == metrics["attention"]
 
 
-def test_cache_info_and_validate_speak_of_the_cache(tiny_cache):
+def test_cache_info_and_validate_speak_of_the_cache(tiny_cache, tmp_path):
     described = json.loads(run("cache", "info", tiny_cache, "--json").stdout)
     assert described["complete"] is True
     shown = run("cache", "info", tiny_cache).stdout
     assert described["cache_id"] in shown
     assert all(name in shown for name in described["arrays"])
     assert run("cache", "validate", tiny_cache).stdout.endswith("no faults\n")
+    assert run("cache", "validate", tiny_cache, "--json").stdout == "[]\n"
+    damaged = shutil.copytree(tiny_cache, tmp_path / "c.zarr")
+    (damaged / "view" / "c" / "0").write_bytes(b"")
+    said = run("cache", "validate", damaged, "--json")
+    assert said.exit_code == 1 and [fault["place"] for fault in json.loads(said.stdout)] == ["view"]
 
 
 def test_a_cache_is_handed_around(tiny_cache, tmp_path):

@@ -30,7 +30,8 @@ def info_command(path, as_json) -> None:
 
 @click.command("validate")
 @click.argument("path", type=Location())
-def validate_command(path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def validate_command(path, as_json) -> None:
     """List every fault of a cache, with its place; exit code 1 if there is one.
 
     \b
@@ -40,11 +41,15 @@ def validate_command(path) -> None:
     from cache_schema import validate_cache
 
     problems = validate_cache(path)
-    for problem in problems:
-        click.echo(f"{problem.place}: {problem.text}")
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(problem) for problem in problems], ensure_ascii=False))
+    else:
+        for problem in problems:
+            click.echo(str(problem))
     if problems:
         raise click.ClickException(f"{path}: {len(problems)} faults.")
-    click.echo(f"{path}: no faults")
+    if not as_json:
+        click.echo(f"{path}: no faults")
 
 
 @click.command("verify")
