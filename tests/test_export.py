@@ -110,6 +110,7 @@ def test_an_exported_run_hears_what_the_run_hears(tiny_data, tiny_run, exported)
     np.testing.assert_allclose(attention.sum(axis=1), 1, atol=1e-5)
     assert attention.shape == (5, 93)
     assert not list(tiny_run.glob("*.partial"))
+    assert b'.py"' not in path.read_bytes()  # no traces of this machine
 
 
 def test_the_page_shows_how_a_model_is_used_without_tkd(exported, tmp_path, monkeypatch):
@@ -132,6 +133,7 @@ def test_int8_is_a_third_of_the_size_and_near(tiny_run, exported, tmp_path):
     assert said["n_bytes"] == out.stat().st_size < exported[0].stat().st_size / 3
     assert said["difference"] < 0.1
     assert read_model(out).card.precision == "int8"
+    assert b'.py"' not in out.read_bytes()
     codes = [tensor for tensor in onnx.load(out).graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     assert sum(np.prod(tensor.dims) for tensor in codes) > 450_000  # of 467,772 parameters
 

@@ -6,6 +6,7 @@ import logging
 import warnings
 
 import onnx
+import onnxscript
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
@@ -14,6 +15,7 @@ from pipeline.distill.run import Run
 from pipeline.export.front_end import FrontEnd
 from pipeline.extract.features import LogMelConfig
 from students.networks.lstm_p import PeepholeLstm
+from students.recurrent import Gru
 
 OPSET = 20
 
@@ -58,9 +60,11 @@ def joined(front_end: onnx.ModelProto, student: onnx.ModelProto) -> onnx.ModelPr
 
 def _exported(module: nn.Module, example: Tensor, takes: str, gives: list[str]) -> onnx.ModelProto:
     module = copy.deepcopy(module).eval().requires_grad_(False)
-    for part in module.modules():
+    for name, part in list(module.named_modules()):
         if isinstance(part, PeepholeLstm):
             part.forward = functools.partial(_scanned, part)
+        elif isinstance(part, Gru):
+            module.set_submodule(name, OnnxGru(part))
     log = logging.getLogger("torch.onnx")  # says that torchvision is not there
     level = log.level
     log.setLevel(logging.ERROR)
@@ -75,10 +79,69 @@ def _exported(module: nn.Module, example: Tensor, takes: str, gives: list[str]) 
                 input_names=[takes],
                 output_names=gives,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
+                custom_translation_table={torch.ops.tkd.gru.default: _gru_node},
             )
     finally:
         log.setLevel(level)
-    return program.model_proto
+    model = program.model_proto
+    _remove_traces(model.graph)
+    return model
+
+
+def _remove_traces(graph: onnx.GraphProto) -> None:
+    """Takes out where in whose Python each node and value came from, which is of no use to others and takes room."""
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _remove_traces(attribute.g)
+
+
+torch.library.define("tkd::gru", "(Tensor x, Tensor w, Tensor r, Tensor b) -> Tensor")
+
+
+@torch.library.register_fake("tkd::gru")
+def _gru_shape(x: Tensor, w: Tensor, r: Tensor, b: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], r.shape[0], x.shape[1], r.shape[2])
+
+
+def _gru_node(x, w, r, b):
+    direction = "bidirectional" if r.shape[0] == 2 else "forward"
+    outputs, _ = onnxscript.opset20.GRU(x, w, r, b, direction=direction, hidden_size=r.shape[2], linear_before_reset=1)
+    return outputs
+
+
+class OnnxGru(nn.Module):
+    """A `Gru` in evaluation, each layer one operation, which torch would lay out frame by frame; for export alone.
+
+    Its weights are ONNX's: of both directions together, gates in the order z, r, n.
+    """
+
+    def __init__(self, gru: Gru) -> None:
+        """Takes the weights of a GRU."""
+        super().__init__()
+        n_directions = 2 if gru.bidirectional else 1
+        self.layers = nn.ModuleList()
+        for first in range(0, len(gru.all_weights), n_directions):
+            layer, directions = nn.Module(), gru.all_weights[first : first + n_directions]
+            w, r, b, d = (torch.stack([_in_order(each) for each in kind]) for kind in zip(*directions, strict=True))
+            for name, weights in (("w", w), ("r", r), ("b", torch.cat([b, d], 1))):
+                layer.register_buffer(name, weights)
+            self.layers.append(layer)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Returns (batch, T, n_directions * n_units) of (batch, T, n_inputs); every frame is valid."""
+        x = x.transpose(0, 1)
+        for layer in self.layers:
+            x = torch.ops.tkd.gru(x, layer.w, layer.r, layer.b).transpose(1, 2).flatten(2)
+        return x.transpose(0, 1)
+
+
+def _in_order(weights: Tensor) -> Tensor:
+    r, z, n = weights.chunk(3)
+    return torch.cat([z, r, n])
 
 
 def _scanned(lstm: PeepholeLstm, x: Tensor) -> Tensor:
