@@ -69,7 +69,6 @@ def export(
         )
     if int8 and cache is None:
         raise TkdError(f"{run.path}: int8 takes its ranges from training clips. Give the run's --cache.")
-    out.parent.mkdir(parents=True, exist_ok=True)
     with only_one(out):
         if out.exists() and not force:
             raise TkdError(f"{out}: already there. Export again with --force, or give another --out.")
