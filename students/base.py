@@ -15,12 +15,12 @@ class StudentOutput(NamedTuple):
     """What a student returns; distilling needs nothing else, so no hooks.
 
     Attributes:
-        logits: (batch, n_classes), before softmax or sigmoid; float32, in mixed precision of its type, as the next two.
-        frames: (batch, T_student, n_channels), 0 beyond `lengths`. The context representations
+        logits: (batch, n_classes), float32, under autocast of its dtype; before softmax or sigmoid.
+        frames: (batch, T_student, n_channels), of the logits' dtype, 0 beyond `lengths`. The context representations
             c' of arXiv 2110.14131, section 2: what the training-only query is dotted with.
         lengths: (batch,), int64, valid student frames, at least 1.
-        attention: (batch, T_student), the student's own attention, mean over its heads: non-negative,
-            sums to 1 over the valid frames, 0 beyond. None for a student without attention.
+        attention: (batch, T_student), of a floating dtype, the student's own attention, mean over its heads:
+            non-negative, sums to 1 over the valid frames, 0 beyond. None for a student without attention.
     """
 
     logits: Tensor

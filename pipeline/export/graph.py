@@ -108,6 +108,7 @@ def _gru_shape(x: Tensor, w: Tensor, r: Tensor, b: Tensor) -> Tensor:
 
 
 def _gru_node(x, w, r, b):
+    """ONNX's GRU, (T, n_directions, batch, n_units), for `tkd::gru`, which exists to be replaced by it."""
     direction = "bidirectional" if r.shape[0] == 2 else "forward"
     outputs, _ = onnxscript.opset20.GRU(x, w, r, b, direction=direction, hidden_size=r.shape[2], linear_before_reset=1)
     return outputs
