@@ -18,6 +18,10 @@ from pipeline.report.drawing.charts import Series, chart
 from pipeline.report.drawing.markup import Markup, element
 from pipeline.report.examples import Recordings, rows_by_label
 from pipeline.report.folder import report
+from pipeline.report.numbers.evidence import find_evidence
+from pipeline.report.numbers.records import read_records
+from pipeline.report.numbers.results import results_of
+from pipeline.report.page.compared import compare_lengths
 
 VOID = {"meta", "br", "img"}
 
@@ -188,6 +192,33 @@ def test_lengths_and_shares_of_the_data_are_drawn_where_there_are_several(tmp_pa
     assert text.count("accuracy, % against clip length, s") == 2  # a share each
     assert "mini, mini-8s: test accuracy" in text and "Its speech and noise are synthetic." in text
     assert text.count("accuracy, % against share of the training clips") == 2  # a length each
+    assert (tmp_path / "out" / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    shutil.rmtree(tmp_path / "runs")
+    make_run(tmp_path / "runs" / "alone", cache, 0.5)
+    report([tmp_path / "runs"], tmp_path / "out")
+    assert not (tmp_path / "out" / "lengths.png").exists(), "of the earlier report"
+
+
+def test_scores_by_length_are_of_the_weights_that_all_lengths_have(tmp_path):
+    scores = {4.0: {0.0: (0.4, 0.6), 0.1: (0.5, 0.55), 0.25: (0.9, 0.9)}, 8.0: {0.0: (0.2, 0.3), 0.1: (0.3, 0.45)}}
+    for seconds, weights in scores.items():
+        recipe = mini(seconds).recipe()
+        cache = make_cache(tmp_path / f"{seconds}.zarr", n_test=20, keep="rollout", dataset=recipe["name"], **recipe)
+        for weight, by_seed in weights.items():
+            for seed, score in enumerate(by_seed):
+                run = tmp_path / "runs" / f"{seconds}-{weight}-{seed}"
+                make_run(run, cache, score, parts=(), kd_weight=weight, seed=seed)
+    records, _ = read_records([tmp_path / "runs"])
+    tables, _ = results_of(records, find_evidence(records))
+    (found,) = compare_lengths(tables)
+    half = np.sqrt(0.5)  # of a difference between two, their standard deviation
+    assert found.places == [4, 8]
+    expected = {
+        "without KD": [(4, 50, 20 * half), (8, 25, 10 * half)],
+        "with KD, as validation likes it best": [(4, 52.5, 5 * half), (8, 37.5, 15 * half)],
+    }
+    for role, points in expected.items():
+        np.testing.assert_allclose(found.students["tc_resnet8"][role], points)
 
 
 def test_lengths_stand_in_their_order_whatever_their_names_and_clips_are_the_recordings(recordings, tmp_path):

@@ -1,4 +1,4 @@
-"""Where teacher and students look, over the spectrogram: figure 2 of arXiv 2110.14131, for clips of a cache."""
+"""The pictures beside the page: where everyone looks (figure 2 of arXiv 2110.14131), and scores by clip length."""
 
 import io
 from textwrap import shorten
@@ -14,9 +14,13 @@ from pipeline.errors import TkdError
 from pipeline.report.examples import Looks, example_rows, labels_of, student_looks, teacher_looks
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.results import column_of
+from pipeline.report.page.compared import Comparison
+from pipeline.report.page.section import DISTILLED, WITHOUT
+from pipeline.report.text.words import student_name, unit
 
 _N_CLIPS = 3
 _EVENT = "tab:green"
+_COLOURS = {WITHOUT: "#1f78b4", DISTILLED: "#b3440f"}  # the page's
 
 
 def attention_figure(cache: Cache, records: list[Record]) -> tuple[bytes, list[str]]:
@@ -72,9 +76,31 @@ def attention_figure(cache: Cache, records: list[Record]) -> tuple[bytes, list[s
     if (test.event_start[rows] >= 0).any():
         handles, names = [*handles, Rectangle((0, 0), 1, 1, facecolor=_EVENT, alpha=0.3)], [*names, "event"]
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5 * len(rows) // 3))
+    return _png(figure), unread
+
+
+def lengths_figure(comparison: Comparison) -> bytes:
+    """Returns a PNG: of each student the test score against clip length, without and with distillation."""
+    figure = Figure(figsize=(2.1 * len(comparison.students) + 0.8, 2.9), layout="constrained")
+    axes = figure.subplots(1, len(comparison.students), sharey=True, squeeze=False)[0]
+    for axis, (student, points) in zip(axes, comparison.students.items(), strict=True):
+        for role, places in points.items():
+            xs, ys, bars = zip(*places, strict=True)
+            bars = [bar or 0 for bar in bars]
+            axis.errorbar(xs, ys, bars, marker="o", markersize=4, linewidth=1.5, color=_COLOURS[role], label=role)
+        axis.set_title(student_name(student), fontsize=10)
+        axis.set_xticks(comparison.places)
+        axis.set_xlabel("clip length (s)")
+        axis.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel(f"test {unit(comparison.metric)}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=120)
-    return drawn.getvalue(), unread
+    return drawn.getvalue()
 
 
 def _spectrogram(axis, clip: Clips, features: dict) -> None:

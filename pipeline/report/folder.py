@@ -12,13 +12,17 @@ from pipeline.report.numbers.elsewhere import score_elsewhere
 from pipeline.report.numbers.evidence import Evidence, find_evidence
 from pipeline.report.numbers.records import Record, read_records
 from pipeline.report.numbers.results import Results, results_of
+from pipeline.report.page.compared import compare_lengths
 from pipeline.report.page.index import index_page
 from pipeline.report.page.section import pair
 from pipeline.report.text.table import footnotes, table
 from pipeline.report.text.tables import cells_csv, latex, markdown, runs_csv
 from pipeline.report.text.verdict import verdict
 
-PAGE, FILES = "index.html", ("table.md", "results.md", "results.tex", "results.csv", "runs.csv", "attention.png")
+PAGE, FILES = (
+    "index.html",
+    ("table.md", "results.md", "results.tex", "results.csv", "runs.csv", "attention.png", "lengths.png"),
+)
 _MOST_LINES = 8  # in the figure; more cannot be told apart
 
 
@@ -32,8 +36,8 @@ def report(
     """Writes a report into the folder `out` and returns the lines to show.
 
     table.md: each run; results.md, .csv, .tex: students x kd weights over seeds, a table for each cache and choice of
-    settings; runs.csv: each run with its settings; index.html: the page; attention.png: the runs of the first cache.
-    What cannot be made is left out, with the reason.
+    settings; runs.csv: each run with its settings; index.html: the page; attention.png: the runs of the first cache;
+    lengths.png: scores against clip length, where there are several. What cannot be made is left out, with the reason.
 
     Args:
         paths: Runs, or folders of them.
@@ -84,7 +88,7 @@ def report(
         for line in (f"{results.title}:", *(f"  {sentence}" for sentence in verdict(results)), "")
     ]
     lines = [text, "", *said, *(f"{out / name}: {what}" for name, (_, what) in files.items()), *remarks]
-    return [*lines, _figure(tables, by_cache, evidence, out / "attention.png")]
+    return [*lines, *_lengths(tables, out / "lengths.png"), _figure(tables, by_cache, evidence, out / "attention.png")]
 
 
 def _require_ours(out: Path) -> None:
@@ -104,6 +108,20 @@ def _write(file: Path, content: bytes) -> None:
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     partial.write_bytes(content)
     os.replace(partial, file)
+
+
+def _lengths(tables: list[Results], file: Path) -> list[str]:
+    """Draws scores against clip length, of the most students; returns the line that says so, or none."""
+    file.unlink(missing_ok=True)  # of an earlier report
+    found = compare_lengths(tables)
+    if not found:
+        return []
+    try:
+        from pipeline.report.figure import lengths_figure  # its library comes with an extra
+    except ModuleNotFoundError:
+        return []  # said of attention.png
+    _write(file, lengths_figure(max(found, key=lambda it: len(it.students))))
+    return [f"{file}: scores against clip length."]
 
 
 def _figure(tables: list[Results], by_cache: dict[str, list[Record]], evidence: dict[str, Evidence], file: Path) -> str:

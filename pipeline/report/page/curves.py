@@ -8,10 +8,12 @@ from pipeline.report.drawing.markup import Content, Markup, figure
 from pipeline.report.drawing.svg import legend
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.results import VANILLA, Column, Results
-from pipeline.report.numbers.settings import key_of
-from pipeline.report.page.section import DISTILLED, Section, column_legend, pair, style_of
+from pipeline.report.page.compared import Comparison, compare_fractions, compare_lengths
+from pipeline.report.page.section import DISTILLED, WITHOUT, Section, column_legend, pair, style_of
 from pipeline.report.text.words import student_name, unit
 from students import STUDENTS, student_facts
+
+_COLOURS = {WITHOUT: "v", DISTILLED: "k2"}
 
 
 def learning_curves(tables: list[Results]) -> Section:
@@ -57,87 +59,30 @@ def _curve(results: Results, student: str, column: Column, name: str, scale: flo
 
 def by_length(tables: list[Results]) -> Section:
     """Returns scores against clip length, where the same data set was made in several."""
-    return _against(
-        "lengths",
-        "Score against clip length",
-        "clip length, s",
-        tables,
-        lambda results: results.evidence.seconds,
-        lambda results: (results.metric, key_of(results.settings), results.evidence.series),
-    )
+    parts = [_against(it, "clip length, s") for it in compare_lengths(tables)]
+    return Section("lengths", "Score against clip length", parts)
 
 
 def by_fraction(tables: list[Results]) -> Section:
     """Returns scores against the share of the training clips, where it was varied."""
-
-    def same_epochs(results: Results) -> tuple:
-        rest = {name: value for name, value in results.settings.items() if name != "fraction"}
-        return results.evidence.cache_id, key_of(rest)
-
-    def same_clips_heard(results: Results) -> tuple:
-        rest = {name: value for name, value in results.settings.items() if name not in ("fraction", "epochs")}
-        return results.evidence.cache_id, round(results.settings["epochs"] * results.settings["fraction"]), key_of(rest)
-
-    stated = [it for it in tables if {"fraction", "epochs"} <= it.settings.keys()]
-    title, x_label = "Score against the share of the training clips", "share of the training clips"
-    parts = [
-        _against("fractions", title, x_label, stated, lambda results: results.settings["fraction"], same).content
-        for same in (same_epochs, same_clips_heard)
-    ]
-    return Section("fractions", title, [part for part in parts if part])
+    parts = [_against(it, "share of the training clips") for it in compare_fractions(tables)]
+    return Section("fractions", "Score against the share of the training clips", parts)
 
 
-def _against(name: str, title: str, x_label: str, tables: list[Results], x_of, same_of) -> Section:
-    groups: dict[tuple, list[Results]] = {}
-    for results in tables:
-        if isinstance(x_of(results), int | float):
-            groups.setdefault(same_of(results), []).append(results)
-    parts: list[Content] = []
-    for group in groups.values():
-        ticks = sorted({float(x_of(results)) for results in group})
-        students = list(dict.fromkeys(student for results in group for student in results.students))
-        charts = []
-        for student in students:
-            found: dict[str, list] = {}
-            ours = [results for results in group if student in results.students]
-            in_all = set.intersection(*({it for name, it in results.cells if name == student} for results in ours))
-            for results in sorted(ours, key=x_of):
-                for column in pair(results, student, [it for it in results.columns if it in in_all]):
-                    cell = results.cells[student, column]
-                    scale = 100 if results.metric == "accuracy" else 1
-                    bar = None if cell.deviation is None else scale * cell.deviation
-                    role = "without KD" if column == VANILLA else DISTILLED
-                    found.setdefault(role, []).append((float(x_of(results)), scale * cell.mean, bar))
-            if len({x for places in found.values() for x, *_ in places}) < 2:
-                continue
-            series = [
-                Series(
-                    role,
-                    [(x, y) for x, y, _ in places],
-                    "v" if role == "without KD" else "k2",
-                    marks=2.4,
-                    bars=tuple(bar for *_, bar in places),
-                )
-                for role, places in found.items()
-            ]
-            charts.append(
-                chart(
-                    student_name(student),
-                    "Mean and standard deviation over seeds.",
-                    series,
-                    x_label,
-                    unit(group[0].metric),
-                    x_ticks=ticks,
-                )
+def _against(comparison: Comparison, x_label: str) -> Content:
+    charts = []
+    for student, points in comparison.students.items():
+        series = [
+            Series(
+                role, [(x, y) for x, y, _ in places], _COLOURS[role], marks=2.4, bars=tuple(bar for *_, bar in places)
             )
-        if not charts:
-            continue
-        names = legend([("without KD", "v", False), (DISTILLED, "k2", False)])
-        said = "; of the weights that all of them have" if len(group) > 1 else ""
-        datasets = ", ".join(dict.fromkeys(results.dataset for results in group))
-        caption = f"{datasets}: test {unit(group[0].metric)}, mean and standard deviation over seeds{said}."
-        parts.append([names, figure(charts, caption)])
-    return Section(name, title, parts)
+            for role, places in points.items()
+        ]
+        description, metric = "Mean and standard deviation over seeds.", unit(comparison.metric)
+        name = student_name(student)
+        charts.append(chart(name, description, series, x_label, metric, x_ticks=comparison.places))
+    names = legend([(role, colour, False) for role, colour in _COLOURS.items()])
+    return [names, figure(charts, comparison.caption)]
 
 
 def costs(tables: list[Results]) -> Section:

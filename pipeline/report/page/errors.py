@@ -11,7 +11,7 @@ from pipeline.report.drawing.svg import legend
 from pipeline.report.examples import Recordings
 from pipeline.report.numbers.records import Record
 from pipeline.report.numbers.results import VANILLA, Column, Results
-from pipeline.report.page.section import DISTILLED, Section, pair
+from pipeline.report.page.section import DISTILLED, WITHOUT, Section, pair
 from pipeline.report.text.words import student_name, unit
 from pipeline.tasks import mean_average_precision
 
@@ -43,7 +43,7 @@ def _outputs(results: Results, student: str) -> list[tuple[Column, Record, np.nd
 
 def _confusion_figures(results: Results, outputs: dict[str, list]) -> list[Content]:
     parts = []
-    for distilled, said in ((False, "without KD"), (True, DISTILLED)):
+    for distilled, said in ((False, WITHOUT), (True, DISTILLED)):
         charts = [
             _confusion(f"{student_name(student)}, {_called(column)}", run, logits, results.evidence)
             for student, found in outputs.items()
@@ -124,7 +124,7 @@ def by_noise(tables: list[Results], recordings: Recordings | None) -> Section:
                 f"{results.title}: test accuracy by SNR, mean over seeds; {len(bins)} bins of {sizes} clips that have "
                 "one (silence has none). No stretch of noise is in two splits: that of these clips was not trained on."
             )
-            names = legend([("without KD", "v", False), (DISTILLED, "k2", False)])
+            names = legend([(WITHOUT, "v", False), (DISTILLED, "k2", False)])
             parts.append([names, figure(charts, caption)])
             head = ["student", "kd", *(f"{snr[inside].min():.0f} to {snr[inside].max():.0f} dB" for inside in bins)]
             parts.append(element("details", element("summary", "The same in numbers"), table(head, numbers)))
@@ -143,4 +143,4 @@ def _bins(snr: np.ndarray) -> list[np.ndarray]:
 
 
 def _called(column: Column) -> str:
-    return "without KD" if column == VANILLA else f"kd {column.name}"
+    return WITHOUT if column == VANILLA else f"kd {column.name}"

@@ -8,7 +8,7 @@ from pipeline.report.drawing.svg import legend
 from pipeline.report.numbers.results import VANILLA, Column, Results
 
 _WEIGHTS, _MAPS = ("k0", "k1", "k2", "k3"), ("m0", "m1", "m2")
-DISTILLED = "with KD, as validation likes it best"
+WITHOUT, DISTILLED = "without KD", "with KD, as validation likes it best"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def style_of(results: Results, column: Column) -> tuple[str, bool]:
 
 def column_legend(results: Results, columns: list[Column]) -> Markup:
     """Returns the names of the colours of columns."""
-    return legend([("without KD" if it == VANILLA else f"kd {it.name}", *style_of(results, it)) for it in columns])
+    return legend([(WITHOUT if it == VANILLA else f"kd {it.name}", *style_of(results, it)) for it in columns])
 
 
 def pair(results: Results, student: str, among: Collection[Column] | None = None) -> list[Column]:
