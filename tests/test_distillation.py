@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cache_schema import open_cache
+from pipeline.distill import distillation as distillation_module
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import load_splits
 from pipeline.distill.distillation import Distillation, scheduled
@@ -154,6 +155,57 @@ def test_the_total_is_the_terms_as_weighted(caches):
         expected = rest * losses.task + factor * (0.2 * losses.temporal + 0.4 * losses.logit)
         torch.testing.assert_close(losses.total, expected)
     assert [scheduled("decay", p) for p in (0, 1)] == [1, 0] and [scheduled("rise", p) for p in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"), [("tc_resnet", "query"), ("crnn", "query"), ("att_rnn", "own"), ("kwt_1", "own")]
+)
+def test_every_term_reaches_the_whole_student(caches, name, attention):
+    """Its gradients are those of the terms written out: cross-entropy, KL(a_T || a_S), and Hinton's t^2 KL."""
+    settings = {"kd_weight": 0.3, "logit_kd": 0.2, "temperature": 2.0, "alignment": "linear", "attention": attention}
+    distillation, batch = lesson(caches["rollout"], name, **settings)
+    batch = dataclasses.replace(batch, teacher_logits=3 * torch.randn(16, 4), labels=torch.randint(4, (16,)))
+    student, class_weights = distillation.student, torch.tensor([0.5, 1.0, 1.5, 2.0])
+    distillation.class_weights = class_weights
+    if attention == "query":
+        nn.init.normal_(distillation.query, std=0.1)  # at zero it hides the frames from the KL
+
+    def terms():
+        output, rows = student(batch.features.float(), batch.lengths), torch.arange(16)
+        looks = output.attention if attention == "own" else (output.frames @ distillation.query).softmax(1)
+        (source, target), n = (distillation.source, distillation.target), looks.shape[1]
+        times = [grid.offset + grid.hop_length * np.arange(k) for grid, k in ((target, n), (source, 99))]
+        taught = torch.tensor(np.stack([np.interp(*times, row) for row in batch.weights.double().numpy()])).float()
+        taught /= taught.sum(1, keepdim=True)
+        task = -(class_weights[batch.labels] * output.logits.log_softmax(1)[rows, batch.labels]).mean()
+        temporal = (taught * (taught.clamp_min(1e-30) / looks).log()).sum(1).mean()
+        soft, own = ((logits / 2).softmax(1) for logits in (batch.teacher_logits, output.logits))
+        return 0.5 * task, 0.3 * temporal, 0.2 * 4 * (soft * (soft / own).log()).sum(1).mean()
+
+    def gradients(loss):
+        torch.manual_seed(1)  # of dropout
+        found = torch.autograd.grad(loss(), list(student.parameters()), materialize_grads=True)
+        return torch.cat([gradient.flatten() for gradient in found])
+
+    expected = [gradients(lambda n=n: terms()[n]) for n in range(3)]
+    assert all(part.norm() > 0.02 * sum(expected).norm() for part in expected), "each can be missed"
+    torch.testing.assert_close(gradients(lambda: distillation(batch).total), sum(expected), atol=1e-5, rtol=1e-3)
+    first = next(student.parameters()).numel()
+    assert (expected[1][:first] != 0).any(), "the KL reaches the first layer"
+
+
+def test_the_weights_of_the_terms_follow_the_training(caches, tmp_path, monkeypatch):
+    """The schedule is asked at each step for how much of the training is over."""
+    asked = []
+
+    def watched(schedule, progress):
+        asked.append((schedule, progress))
+        return scheduled(schedule, progress)
+
+    monkeypatch.setattr(distillation_module, "scheduled", watched)
+    config = TrainConfig(kd_schedule="rise", epochs=2, batch_size=32, augment=())
+    train(caches["rollout"], config, tmp_path / "run", student=Small)
+    assert list(dict.fromkeys(asked)) == [("rise", step / 8) for step in range(8)]
 
 
 @pytest.mark.parametrize("task", ["single_label", "multi_label"])
