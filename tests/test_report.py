@@ -91,6 +91,88 @@ def test_weights_are_compared_on_the_seeds_that_all_have(cache, tmp_path):
     assert "tc_resnet8 (66.25 to 76.25, weight 0.5" in text, "of the seeds that both have"
 
 
+def test_of_equals_on_validation_the_weaker_is_chosen_whatever_their_sums_round_to(cache, tmp_path):
+    right = {0.0: (489, 494, 487), 0.25: (488, 486, 496), 0.5: (486, 495, 489)}  # of 600: 1,470 each
+    means = {weight: np.mean([n / 600 for n in counts]) for weight, counts in right.items()}
+    assert means[0.0] < means[0.25], "by rounding alone"
+    for weight, counts in right.items():
+        for seed, n in enumerate(counts):
+            run = tmp_path / "runs" / f"{weight}-{seed}"
+            make_run(run, cache, 0.5, validation=n / 600, parts=(), kd_weight=weight, seed=seed)
+    report([tmp_path / "runs"], tmp_path / "out")
+    chosen = [place for place, row in cells(tmp_path / "out").items() if row["chosen_on_validation"] == "1"]
+    assert chosen == [("", "rollout", "0.0")]
+
+
+def test_beside_controls_alone_validation_chooses_nothing(cache, tmp_path):
+    grid(tmp_path / "runs", cache, {("rollout", 0.0): [0.5, 0.6], ("event", 0.25): [0.6, 0.8]})
+    report([tmp_path / "runs"], tmp_path / "out")
+    assert {row["chosen_on_validation"] for row in cells(tmp_path / "out").values()} == {"0"}
+    assert "chose no" not in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+
+
+def test_a_gain_of_every_seed_that_few_clips_make_is_no_difference(cache, tmp_path):
+    """One clip of forty in each of three seeds: of seeds the interval excludes zero, of clips it does not."""
+    for weight, score in ((0.0, 0.5), (0.25, 0.525)):
+        for seed in range(3):
+            make_run(tmp_path / "runs" / f"{weight}-{seed}", cache, score, kd_weight=weight, seed=seed)
+    report([tmp_path / "runs"], tmp_path / "out")
+    row = cells(tmp_path / "out")["", "rollout", "0.25"]
+    assert float(row["difference_low"]) == pytest.approx(0.025) and float(row["difference_over_clips_low"]) < 0
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "No difference can be told for tc_resnet8 (50.00 to 52.50" in text and "+2.50]\\*" not in text
+    assert "of 1 comparisons some 0.1 would by chance" in text
+    assert "Task loss in the last epoch of training, without distillation and with it: tc_resnet8 0.03 and 0.03" in text
+
+
+def test_vanilla_that_is_taught_logits_is_called_so(cache, tmp_path):
+    scores = {("rollout", 0.0): [0.5, 0.6], ("rollout", 0.25): [0.6, 0.8]}
+    grid(tmp_path / "runs", cache, scores, logit_kd=0.2)
+    report([tmp_path / "runs"], tmp_path / "out")
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "the same student and seed without temporal distillation" in text and "without distillation" not in text
+    assert "0 is vanilla but for the logits" in text
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "With logit_kd above 0 all were also taught the" in page
+
+
+def test_caches_of_one_name_have_titles_of_their_own(tmp_path):
+    for name in ("clean", "noisy"):
+        cache = make_cache(tmp_path / f"{name}.zarr", length_seconds=1.0, snr_db=name)
+        make_run(tmp_path / "runs" / name, cache, 0.5, parts=())
+    report([tmp_path / "runs"], tmp_path / "out")
+    titles = re.findall(r"^## (.*)", (tmp_path / "out" / "results.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(set(titles)) == 2 and all(re.fullmatch(r"planted, 1 s, cache [0-9a-f]{8}", title) for title in titles)
+
+
+def test_runs_made_with_something_else_are_named(cache, tmp_path):
+    for seed, made_with in enumerate([{"tkd": "0.1.0", "processes": 4}, {"tkd": "0.1.0", "processes": 1}, {}]):
+        file = make_run(tmp_path / "runs" / f"{seed}", cache, 0.5, parts=(), seed=seed) / "metrics.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **({"made_with": made_with} if made_with else {})}))
+    said = report([tmp_path / "runs"], tmp_path / "out")
+    assert (
+        "planted, 1 s: its runs were not all made with the same processes: 4 (1 run), 1 (1 run), not stated (1 run)."
+        in said
+    )
+    assert any("made with the same tkd: 0.1.0 (2 runs), not stated (1 run)." in line for line in said)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert page.count("torchrun --nproc_per_node 4 -m pipeline.cli.main train --cache") == 1
+
+
+def test_the_weight_framed_elsewhere_is_that_of_home_though_a_run_of_it_is_damaged(cache, tmp_path):
+    there = make_cache(tmp_path / "there.zarr", n_test=12, dataset="there")
+    scores = {0.1: (0.5, 0.9), 0.5: (0.9, 0.7)}
+    for weight, validations in scores.items():
+        for seed, validation in enumerate(validations):
+            run = tmp_path / "runs" / f"{weight}-{seed}"
+            make_run(run, cache, 0.5, validation=validation, kd_weight=weight, seed=seed)
+    (tmp_path / "runs" / "0.5-0" / "model.safetensors").write_bytes(b"")
+    report([tmp_path / "runs"], tmp_path / "out", others=[there])
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open(encoding="utf-8")))
+    chosen = {(row["dataset"], row["kd_weight"]) for row in rows if row["chosen_on_validation"] == "1"}
+    assert chosen == {("planted", "0.5"), ("there", "0.5")}
+
+
 def test_what_is_taught_otherwise_has_a_table_of_its_own(cache, tmp_path):
     targets = {("rollout", 0.0): 0.5, ("rollout", 0.1): 0.5, ("rollout", 0.25): 0.6, ("heads:1.2", 0.25): 0.7}
     grid(tmp_path / "runs", cache, {place: [score] for place, score in {**targets, ("uniform", 0.25): 0.55}.items()})
@@ -123,6 +205,15 @@ def test_a_run_made_twice_counts_once_and_is_named(cache, tmp_path):
     assert cells(tmp_path / "out")["", "rollout", "0.25"]["seeds"] == "1"
 
 
+def test_without_kd_the_run_beside_the_rollout_counts(cache, tmp_path):
+    """Augmentation looks at the frame weights without KD, too: with others it is another vanilla."""
+    for name, target in (("first", "layers:1"), ("second", "rollout")):
+        make_run(tmp_path / "runs" / name, cache, 0.5, kd_weight=0.0, frame_weights=target, parts=())
+    (said,) = (line for line in report([tmp_path / "runs"], tmp_path / "out") if line.startswith("Counted once"))
+    runs = tmp_path / "runs"
+    assert said.startswith(f"Counted once: {runs / 'first'} has") and f"{runs / 'second'}, but for the frame" in said
+
+
 def test_vanilla_runs_serve_settings_that_change_nothing_without_kd_and_no_others(cache, tmp_path):
     usual = {"alignment": "area", "epochs": 12}
     grid(tmp_path / "runs" / "a", cache, {("rollout", 0.0): [0.5, 0.6], ("rollout", 0.25): [0.6, 0.7]}, **usual)
@@ -132,6 +223,24 @@ def test_vanilla_runs_serve_settings_that_change_nothing_without_kd_and_no_other
     found = cells(tmp_path / "out")
     assert found["alignment linear, epochs 12", "rollout", "0.25"]["difference_n_seeds"] == "2"
     assert found["alignment area, epochs 5", "rollout", "0.25"]["difference_n_seeds"] == ""
+
+
+@pytest.mark.parametrize(("augment", "serves"), [(["gain"], "2"), (["gain", "crop"], "")])
+def test_vanilla_serves_another_first_frame_unless_augmentation_looks_at_it(cache, tmp_path, augment, serves):
+    scores = {("rollout", 0.0): [0.5, 0.6], ("rollout", 0.25): [0.6, 0.7]}
+    grid(tmp_path / "runs" / "a", cache, scores, augment=augment)
+    grid(tmp_path / "runs" / "b", cache, {("rollout", 0.25): [0.6, 0.8]}, augment=augment, first_frame="keep")
+    report([tmp_path / "runs"], tmp_path / "out")
+    assert cells(tmp_path / "out")["first_frame keep", "rollout", "0.25"]["difference_n_seeds"] == serves
+
+
+def test_vanilla_seeds_of_every_table_that_serves_are_taken(cache, tmp_path):
+    make_run(tmp_path / "runs" / "a", cache, 0.5, parts=(), kd_weight=0.0, attention="own")
+    grid(tmp_path / "runs" / "b", cache, {("rollout", 0.0): [0.5, 0.6, 0.7]})
+    grid(tmp_path / "runs" / "c", cache, {("rollout", 0.25): [0.6, 0.8, 0.7]}, alignment="linear")
+    report([tmp_path / "runs"], tmp_path / "out")
+    found = cells(tmp_path / "out")["alignment linear, attention query", "rollout", "0.25"]
+    assert found["difference_n_seeds"] == "3"
 
 
 def test_one_seed_has_an_interval_over_test_clips_where_its_outputs_were_kept(cache, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -19,9 +20,11 @@ from pipeline.report.drawing.markup import Markup, element
 from pipeline.report.examples import Recordings, rows_by_label
 from pipeline.report.folder import report
 from pipeline.report.numbers.evidence import find_evidence
+from pipeline.report.numbers.gathered import results_of
 from pipeline.report.numbers.records import read_records
-from pipeline.report.numbers.results import results_of
+from pipeline.report.numbers.results import Column
 from pipeline.report.page.compared import compare_lengths
+from pipeline.report.page.curves import _curve
 
 VOID = {"meta", "br", "img"}
 
@@ -190,7 +193,8 @@ def test_lengths_and_shares_of_the_data_are_drawn_where_there_are_several(tmp_pa
     report([tmp_path / "runs"], tmp_path / "out")
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert text.count("accuracy, % against clip length, s") == 2  # a share each
-    assert "mini, mini-8s: test accuracy" in text and "Its speech and noise are synthetic." in text
+    assert all(f"mini, mini-8s, fraction {share}: test accuracy" in text for share in ("0.1", "1"))
+    assert "Its speech and noise are synthetic." in text
     assert text.count("accuracy, % against share of the training clips") == 2  # a length each
     assert (tmp_path / "out" / "lengths.png").read_bytes().startswith(b"\x89PNG")
     shutil.rmtree(tmp_path / "runs")
@@ -247,6 +251,22 @@ def test_shares_of_the_data_that_hear_as_many_clips_are_drawn_together(cache, tm
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     drawn = re.findall(r"accuracy, % against share of the training clips", text)
     assert len(drawn) == 2  # 10, 30 and 100 %, and of as many epochs 50 and 100 %
+    section = text.partition('id="fractions"')[2].partition("</section>")[0]
+    assert "planted, 4 epochs each: " in section and "planted, as many clips heard as in 4 epochs of all: " in section
+    assert "without KD" in section and "with KD" not in section, "a name of what is not drawn"
+
+
+def test_a_learning_curve_ends_with_the_seed_that_stopped_first(cache, tmp_path):
+    for seed, epochs in enumerate((4, 6)):
+        make_run(tmp_path / "runs" / str(seed), cache, 0.5, seed=seed, epochs=6)
+        file = tmp_path / "runs" / str(seed) / "history.json"
+        file.write_text(json.dumps(json.loads(file.read_text())[:epochs]))
+    records, _ = read_records([tmp_path / "runs"])
+    (results,), _ = results_of(records, find_evidence(records))
+    curve = _curve(results, "tc_resnet8", Column("rollout", 0.25), "validation", 1)
+    expected = [np.mean([run.history[n]["validation"] for run in records]) for n in range(4)]
+    assert [x for x, _ in curve.points] == [1, 2, 3, 4]
+    np.testing.assert_allclose([y for _, y in curve.points], expected)
 
 
 def test_what_a_learned_mixture_took_is_shown_and_damage_said(cache, tmp_path):

@@ -9,6 +9,7 @@ from scipy import stats
 
 from pipeline.report.numbers.statistics import (
     Difference,
+    _counts,
     paired,
     paired_t,
     resampled_map,
@@ -47,7 +48,18 @@ def test_a_bootstrap_of_equal_runs_is_zero_and_its_interval_has_no_width(task):
     logits = rng.standard_normal((50, 3)).astype(np.float32)
     labels = rng.integers(0, 3, 50) if task == "single_label" else rng.integers(0, 2, (50, 3)).astype(np.uint8)
     scores = resampled_scores(task, logits, labels)
-    assert paired([0.0], [scores - scores]) == Difference(0.0, 0.0, 0.0, 1, "bootstrap")
+    _counts.cache_clear()
+    assert paired([0.0], [scores - resampled_scores(task, logits, labels)]) == Difference(0.0, 0.0, 0.0, 1, "bootstrap")
+
+
+def test_the_bootstrap_is_paired_twins_are_told_apart_by_the_clips_they_differ_in():
+    """4 of 400 clips: a variance a clip of 0.01 * 0.99, where unpaired resamples would have 0.5."""
+    labels, first = np.zeros(400, np.int64), np.stack([np.arange(400) % 2, np.full(400, 0.5)], axis=1)
+    second = first.copy()
+    second[:8:2, 0] = 1  # were wrong
+    ours, vanilla = (resampled_scores("single_label", logits, labels) for logits in (second, first))
+    found = paired([0.01], [ours - vanilla])
+    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(0.01 * 0.99 / 400), rel=0.2)
 
 
 def test_the_interval_over_clips_of_several_seeds_is_that_of_their_mean():
@@ -66,7 +78,8 @@ def test_the_interval_over_clips_of_several_seeds_is_that_of_their_mean():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "sign"), [(0.1, 0.2, 1), (-2, -1, -1), (-1, 1, 0), (0, 1, 0), (np.nan, np.nan, 0), (None, None, 0)]
+    ("low", "high", "sign"),
+    [(0.1, 0.2, 1), (-2, -1, -1), (-1, 1, 0), (0, 1, 0), (3.6e-17, 1, 0), (np.nan, np.nan, 0), (None, None, 0)],
 )
 def test_only_an_interval_beside_zero_has_a_sign(low, high, sign):
     assert Difference(0.0, low, high, 3, "t").sign == sign

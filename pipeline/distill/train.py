@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import math
 import sys
@@ -216,7 +217,14 @@ def _train(
 
     accelerator.wait_for_everyone()
     load_best(out, scored, progression.best_epoch)
-    in_first_process(accelerator.state, lambda: _finish(cache, config, out, scored, splits["test"], progression))
+    made_with = {
+        **{package: importlib.metadata.version(package) for package in ("tkd", "torch")},
+        "device": torch.get_device_module(device).get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": n_processes,
+    }
+    in_first_process(
+        accelerator.state, lambda: _finish(cache, config, out, scored, splits["test"], progression, made_with)
+    )
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
 
@@ -251,7 +259,13 @@ def _seed_dropout(seed: int, accelerator: Accelerator, epoch: int) -> None:
 
 
 def _finish(
-    cache: Cache, config: TrainConfig, out: Path, scored: Distillation, test: Split, progression: Progression
+    cache: Cache,
+    config: TrainConfig,
+    out: Path,
+    scored: Distillation,
+    test: Split,
+    progression: Progression,
+    made_with: dict[str, Any],
 ) -> None:
     """Scores the best epoch on the test split and writes what makes the run complete; metrics.json last."""
     scores = score(scored, test)
@@ -272,6 +286,7 @@ def _finish(
         "best_epoch": progression.best_epoch,
         "seconds": round(progression.seconds, 1),
         "threads": torch.get_num_threads(),
+        "made_with": made_with,
         "attention_in_event": scores.attention["in_event"],
         "attention": scores.attention,
         "teacher": {

@@ -10,8 +10,9 @@ from pipeline.report.drawing.markup import GENERATOR
 from pipeline.report.examples import Recordings
 from pipeline.report.numbers.elsewhere import score_elsewhere
 from pipeline.report.numbers.evidence import Evidence, find_evidence
+from pipeline.report.numbers.gathered import results_of
 from pipeline.report.numbers.records import Record, read_records
-from pipeline.report.numbers.results import Results, results_of
+from pipeline.report.numbers.results import Results
 from pipeline.report.page.compared import compare_lengths
 from pipeline.report.page.index import index_page
 from pipeline.report.page.section import pair

@@ -105,6 +105,7 @@ def _with_scores(results: Results, evidence: EvidenceElsewhere, scored: dict[Pat
         evidence=evidence,
         differing={"trained on": _home(results), **results.differing},
         cells={where: Cell(runs) for where, runs in cells.items() if runs},
+        chosen_at_home=results.chosen,
     )
 
 

@@ -50,6 +50,11 @@ class Record:
         """Where it looks on the test split, measure by measure; the share in the event alone for older runs."""
         return self.metrics.get("attention") or {"in_event": self.metrics["attention_in_event"]}
 
+    @property
+    def made_with(self) -> dict[str, str | int]:
+        """Versions, device and number of processes that it was trained with; empty for older runs."""
+        return self.metrics.get("made_with", {})
+
 
 def read_records(paths: list[Path]) -> tuple[list[Record], list[str]]:
     """Returns the complete runs among `paths` and in the folders below them, by path, and remarks on what was left out.
@@ -105,10 +110,13 @@ def _check_types(config: dict[str, Any], metrics: dict[str, Any]) -> None:
     teacher, attention = metrics["teacher"], metrics.get("attention") or {}
     texts = [metrics[name] for name in ("student", "cache_id", "dataset", "metric")]
     texts += [config["student"], config.get("frame_weights", ""), config.get("cache", ""), *config["labels"]]
-    objects = (config["features"], teacher, attention)
+    made_with = metrics.get("made_with", {})
+    objects = (config["features"], teacher, attention, made_with)
     numbers = [metrics[name] for name in ("kd_weight", "validation", "test", "n_params", "seconds")]
     if not all(isinstance(it, str) for it in texts) or not all(isinstance(it, dict) for it in objects):
-        raise ValueError("a name, a label, features, teacher or attention: of another type")
+        raise ValueError("a name, a label, features, teacher, attention or made_with: of another type")
+    if not isinstance(made_with.get("processes", 1), int):
+        raise ValueError("made_with: processes is not a number")
     if not teacher.keys() >= _TEACHER:
         raise ValueError(f"teacher: {', '.join(sorted(_TEACHER - teacher.keys()))}: not there")
     shares = (metrics["attention_in_event"], metrics["uniform_attention_in_event"], teacher["attention_in_event"])

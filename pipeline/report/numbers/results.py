@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.distill.frame_weights import CONTROLS
 from pipeline.report.numbers.evidence import Evidence
 from pipeline.report.numbers.records import Record
-from pipeline.report.numbers.settings import differing, in_words, key_of, same_vanilla, settings_of
+from pipeline.report.numbers.settings import in_words
 from pipeline.report.numbers.statistics import Difference, paired, spread
 from students import STUDENTS
 
@@ -77,6 +77,7 @@ class Results:
     differing: dict[str, Any]  # of the settings, in which the tables of a report differ
     cells: dict[tuple[str, Column], Cell]
     borrowed: bool  # vanilla runs of a table whose other settings change nothing without temporal KD
+    chosen_at_home: dict[str, Column] | None = None  # of runs scored elsewhere
 
     @property
     def metric(self) -> str:
@@ -98,6 +99,11 @@ class Results:
         """Data set, length where known, and what is special about the settings."""
         words = [self.dataset, self.evidence.length_words, in_words(self.differing)]
         return ", ".join(word for word in words if word)
+
+    @property
+    def vanilla_words(self) -> str:
+        """What the runs at kd_weight 0 are trained without."""
+        return "without temporal distillation" if self.settings["logit_kd"] else "without distillation"
 
     @cached_property
     def students(self) -> list[str]:
@@ -145,9 +151,13 @@ class Results:
     def chosen(self) -> dict[str, Column]:
         """Each student's best column by mean validation score, vanilla and the teacher's weights; the weaker of equals.
 
-        The test split has no say. Controls do not stand for election: they are there to be compared with.
+        The test split has no say. Controls do not stand for election: they are there to be compared with. A student
+        that has vanilla runs beside them and no other is not in it: there was nothing to choose.
         """
-        found = {student: self.best(student, self.columns) for student in self.students}
+        if self.chosen_at_home is not None:
+            return self.chosen_at_home
+        distilled = {student for student, column in self.cells if column != VANILLA and not column.is_control}
+        found = {student: self.best(student, self.columns) for student in self.students if student in distilled}
         return {student: column for student, column in found.items() if column is not None}
 
     def best(self, student: str, columns: Iterable[Column]) -> Column | None:
@@ -163,7 +173,7 @@ class Results:
         if not common:
             most = max(map(len, seeds.values()))
             mine = {column: cell for column, cell in mine.items() if len(seeds[column]) == most}
-        return max(mine, key=lambda column: _or_worst(mine[column].validation(common)))
+        return max(mine, key=lambda column: _or_worst(round(mine[column].validation(common), 9)))  # equal means are
 
     def pairs(self, student: str, ours: Column, other: Column) -> list[tuple[Record, Record]]:
         """Returns the runs of two columns that have the same seed."""
@@ -181,69 +191,9 @@ class Results:
         return paired(differences, [mine - theirs for mine, theirs in scores] if known else None)
 
 
-def results_of(records: list[Record], evidence: dict[str, Evidence]) -> tuple[list[Results], list[str]]:
-    """Returns the tables of a report, and remarks on runs that repeat another.
-
-    Lengths of one data set follow each other, the shortest first; of one cache the table of the most runs comes first.
-
-    Args:
-        records: All runs.
-        evidence: What is known of each cache, by cache_id.
-    """
-    grouped: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        grouped.setdefault((record.metrics["cache_id"], key_of(settings_of(record))), []).append(record)
-    settings = {key: settings_of(group[0]) for key, group in grouped.items()}
-    named = dict(zip(grouped, differing([settings[key] for key in grouped]), strict=True))
-    remarks, tables = [], []
-    for key, group in grouped.items():
-        cells: dict[tuple[str, Column], dict[int, Record]] = {}
-        for record in group:
-            _put(cells, record, remarks)
-        borrowed = False
-        for other_key, others in grouped.items():
-            same_cache = other_key != key and other_key[0] == key[0]
-            if same_cache and same_vanilla(settings[other_key]) == same_vanilla(settings[key]):
-                borrowed |= _borrow(cells, others)
-        whole = {where: Cell([runs[seed] for seed in sorted(runs)]) for where, runs in cells.items()}
-        tables.append(Results(evidence[key[0]], settings[key], named[key], whole, borrowed))
-    return _in_order(tables), remarks
-
-
-def _in_order(tables: list[Results]) -> list[Results]:
-    names: dict[str, str] = {}  # the first of a series'
-    for table in sorted(tables, key=lambda table: table.dataset):
-        names.setdefault(table.evidence.series, table.dataset)
-
-    def place(table: Results) -> tuple:
-        it, n_runs = table.evidence, sum(len(cell.runs) for cell in table.cells.values())
-        return names[it.series], it.series, it.seconds or 0, table.dataset, it.cache_id, -n_runs
-
-    return sorted(tables, key=place)
-
-
 def column_of(record: Record) -> Column:
     """Returns the column that a run stands in."""
     return Column(record.frame_weights, record.kd_weight) if record.kd_weight else VANILLA
-
-
-def _put(cells: dict, record: Record, remarks: list[str]) -> None:
-    runs = cells.setdefault((record.student, column_of(record)), {})
-    if record.seed in runs:
-        remarks.append(
-            f"Counted once: {record.path} has the settings and the seed of {runs[record.seed].path}, which counts."
-        )
-    runs.setdefault(record.seed, record)
-
-
-def _borrow(cells: dict, others: list[Record]) -> bool:
-    """Adds vanilla runs of another table for the students of this one that have none; returns whether it did."""
-    students = {student for student, _ in cells}
-    lacking = students - {student for student, column in cells if column == VANILLA}
-    found = [record for record in others if not record.kd_weight and record.student in lacking]
-    for record in found:
-        cells.setdefault((record.student, VANILLA), {}).setdefault(record.seed, record)
-    return bool(found)
 
 
 def _or_worst(score: float) -> float:

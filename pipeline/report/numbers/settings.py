@@ -8,6 +8,7 @@ _CELL = {"student", "kd_weight", "frame_weights", "seed"}
 _CACHE = {"cache", "cache_id", "labels", "features"}
 # At kd_weight 0 they change no student, of the temporal term alone; these, where there is no logit KD either.
 _TEMPORAL, _DISTILLATION = {"first_frame", "attention", "alignment"}, {"combination", "kd_schedule", "temperature"}
+_LOOKING = {"crop", "specaugment"}  # augmentations that keep what the frame weights point at
 NOT_STATED = "not stated"  # by a run of an earlier version; whether it did the same is not for a report to guess
 
 
@@ -20,6 +21,8 @@ def settings_of(record: Record) -> dict[str, Any]:
 def same_vanilla(settings: dict[str, Any]) -> str:
     """Returns what runs at kd_weight 0 have in common that are equal but for settings which then change nothing."""
     idle = _TEMPORAL if settings["logit_kd"] else _TEMPORAL | _DISTILLATION
+    if not _LOOKING.isdisjoint(settings.get("augment", _LOOKING)):
+        idle = idle - {"first_frame"}
     return key_of({name: value for name, value in settings.items() if name not in idle})
 
 

@@ -39,7 +39,8 @@ class Difference:
         intervals = [bounds for bounds in ((self.low, self.high), self.over_clips) if bounds and bounds[0] is not None]
         if not intervals:
             return 0
-        return int(all(low > 0 for low, _ in intervals)) - int(all(high < 0 for _, high in intervals))  # not if NaN
+        least = 1e-9  # bootstrapped bounds are often 0 to rounding; and none if NaN
+        return int(all(low > least for low, _ in intervals)) - int(all(high < -least for _, high in intervals))
 
 
 def spread(values: list[float]) -> float | None:

@@ -1,10 +1,11 @@
 """Scores with and without distillation against what tables differ in: clip length, share of the training clips."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.report.numbers.results import VANILLA, Results
-from pipeline.report.numbers.settings import key_of
+from pipeline.report.numbers.settings import in_words, key_of
 from pipeline.report.page.section import DISTILLED, WITHOUT, pair
 from pipeline.report.text.words import unit
 
@@ -33,6 +34,9 @@ def compare_lengths(tables: list[Results]) -> list[Comparison]:
         tables,
         lambda results: results.evidence.seconds,
         lambda results: (results.metric, key_of(results.settings), results.evidence.series),
+        lambda results: in_words(
+            {name: value for name, value in results.differing.items() if name in results.settings}
+        ),
     )
 
 
@@ -47,23 +51,34 @@ def compare_fractions(tables: list[Results]) -> list[Comparison]:
         rest = {name: value for name, value in results.settings.items() if name not in ("fraction", "epochs")}
         return results.evidence.cache_id, round(results.settings["epochs"] * results.settings["fraction"]), key_of(rest)
 
+    def epochs_words(results: Results) -> str:
+        return f"{results.settings['epochs']} epochs each"
+
+    def heard_words(results: Results) -> str:
+        return (
+            f"as many clips heard as in {results.settings['epochs'] * results.settings['fraction']:.0f} epochs of all"
+        )
+
     stated = [it for it in tables if {"fraction", "epochs"} <= it.settings.keys()]
     return [
         found
-        for same_of in (same_epochs, same_clips_heard)
-        for found in _compare(stated, lambda results: results.settings["fraction"], same_of)
+        for same_of, words in ((same_epochs, epochs_words), (same_clips_heard, heard_words))
+        for found in _compare(stated, lambda results: results.settings["fraction"], same_of, words)
     ]
 
 
 def _compare(
-    tables: list[Results], x_of: Callable[[Results], object], same_of: Callable[[Results], tuple]
+    tables: list[Results],
+    x_of: Callable[[Results], object],
+    same_of: Callable[[Results], tuple],
+    words_of: Callable[[Results], str],
 ) -> list[Comparison]:
     groups: dict[tuple, list[Results]] = {}
     for results in tables:
         if isinstance(x_of(results), int | float):
             groups.setdefault(same_of(results), []).append(results)
     found = []
-    for group in groups.values():
+    for group in itertools.chain.from_iterable(_unambiguous(alike, x_of) for alike in groups.values()):
         names = list(dict.fromkeys(student for results in group for student in results.students))
         students = {name: _points(group, name, x_of) for name in names}
         students = {name: points for name, points in students.items() if len(_places(points)) > 1}
@@ -71,8 +86,19 @@ def _compare(
             metric, datasets = group[0].metric, ", ".join(dict.fromkeys(results.dataset for results in group))
             said = f"test {unit(metric)}, mean and standard deviation over seeds; of the weights that all of them have"
             places = sorted({float(x_of(results)) for results in group})
-            found.append(Comparison(metric, places, students, f"{datasets}: {said}."))
+            caption = ", ".join(words for words in (datasets, words_of(group[0])) if words)
+            found.append(Comparison(metric, places, students, f"{caption}: {said}."))
     return found
+
+
+def _unambiguous(group: list[Results], x_of) -> list[list[Results]]:
+    """Returns the group, if it has one table a place; else those of its teachers that have."""
+    if len({x_of(results) for results in group}) == len(group):
+        return [group]
+    by_teacher: dict[str, list[Results]] = {}
+    for results in group:
+        by_teacher.setdefault(results.teacher["name"], []).append(results)
+    return [one for one in by_teacher.values() if len({x_of(results) for results in one}) == len(one)]
 
 
 def _points(group: list[Results], student: str, x_of) -> dict[str, list[tuple[float, float, float | None]]]:

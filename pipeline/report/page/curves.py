@@ -49,10 +49,12 @@ def _curves(results: Results, students: list[str], columns: list[Column], what: 
 
 def _curve(results: Results, student: str, column: Column, name: str, scale: float) -> Series:
     by_epoch: dict[float, list[float]] = {}
-    for run in _runs(results, student, column):
-        for it in run.history:
+    histories = [run.history for run in _runs(results, student, column) if run.history]
+    for history in histories:
+        for it in history:
             by_epoch.setdefault(_number(it.get("epoch")), []).append(scale * _number(it.get(name)))
-    points = [(epoch, sum(values) / len(values)) for epoch, values in sorted(by_epoch.items())]
+    in_all = {epoch: values for epoch, values in by_epoch.items() if len(values) == len(histories)}  # some stop early
+    points = [(epoch, sum(values) / len(values)) for epoch, values in sorted(in_all.items())]
     colour, dashed = style_of(results, column)
     return Series(f"kd {column.name}", points, colour, width=1.4, dashed=dashed)
 
@@ -81,7 +83,8 @@ def _against(comparison: Comparison, x_label: str) -> Content:
         description, metric = "Mean and standard deviation over seeds.", unit(comparison.metric)
         name = student_name(student)
         charts.append(chart(name, description, series, x_label, metric, x_ticks=comparison.places))
-    names = legend([(role, colour, False) for role, colour in _COLOURS.items()])
+    drawn = {role for points in comparison.students.values() for role in points}
+    names = legend([(role, colour, False) for role, colour in _COLOURS.items() if role in drawn])
     return [names, figure(charts, comparison.caption)]
 
 

@@ -102,12 +102,13 @@ def _described(record: Record) -> Content:
     metrics = record.metrics
     validation, test = (score(metrics["metric"], metrics[split]) for split in ("validation", "test"))
     target = record.frame_weights if record.kd_weight else "vanilla"
+    processes = record.made_with.get("processes", 1)
     return [
         element("b", f"{student_name(record.student)}, kd {record.kd_weight:g}, {target}, seed {record.seed}"),
         f": {metrics['metric']} {validation} on validation, {test} on test; cache ",
         element("code", metrics["cache_id"][:12]),
         element("br"),
-        element("code", train_command(record.config, str(record.path), metrics.get("threads"))),
+        element("code", train_command(record.config, str(record.path), metrics.get("threads"), processes)),
     ]
 
 

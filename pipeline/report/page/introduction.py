@@ -25,6 +25,10 @@ def introduction(tables: list[Results]) -> list[str]:
         "Each student was trained with a loss of the labels alone (vanilla, kd 0), and with the same seed also to look "
         "where the teacher looked, with the weight kd in the loss. Its frame weights come from a cache; it did not run."
     )
+    if any(it.settings["logit_kd"] for it in tables):
+        said.append(
+            "With logit_kd above 0 all were also taught the teacher's logits, those that are called vanilla, too."
+        )
     taught = {column.frame_weights.partition(":")[0] for it in tables for column in it.columns if column != VANILLA}
     targets = [words for name, words in _TARGETS.items() if name in taught]
     controls = [words for name, words in _CONTROLS.items() if name in taught]

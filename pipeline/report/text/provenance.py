@@ -10,7 +10,7 @@ from pipeline.distill.config import TrainConfig
 _ALWAYS = ("student", "kd_weight", "seed")
 
 
-def train_command(config: dict[str, Any], out: str, threads: int | None = None) -> str:
+def train_command(config: dict[str, Any], out: str, threads: int | None = None, processes: int = 1) -> str:
     """Returns the `tkd train` of a run's config.json: the settings that are not today's defaults.
 
     Places below the working directory are given from there, so that a page can be passed on and its commands typed
@@ -21,8 +21,10 @@ def train_command(config: dict[str, Any], out: str, threads: int | None = None) 
         config: The content of config.json.
         out: Run directory.
         threads: That its operations used: with others a CPU rounds otherwise. None where the run does not say.
+        processes: Each with a share of every batch.
     """
-    words, gone = ["tkd", "train", "--cache", place(str(config.get("cache", "CACHE")))], []
+    program = "tkd" if processes == 1 else f"torchrun --nproc_per_node {processes} -m pipeline.cli.main"
+    words, gone = [*program.split(), "train", "--cache", place(str(config.get("cache", "CACHE")))], []
     known = {field.name: field.default for field in fields(TrainConfig)}
     for name, value in config.items():
         if name in ("cache", "cache_id", "labels", "features"):

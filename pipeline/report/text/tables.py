@@ -85,7 +85,7 @@ def notes(results: Results) -> list[str]:
     said = [
         f"Test {unit(metric)}: mean ± standard deviation over {seeds_text(results.seeds)}, other numbers of seeds as "
         f"(n=...). Columns are what was distilled and kd_weight, of the rollout where nothing else is said; 0 is "
-        f"vanilla. Teacher "
+        f"vanilla{' but for the logits' if results.settings['logit_kd'] else ''}. Teacher "
         f"{teacher['name']}: {score(metric, teacher['test'])}.",
     ]
     if results.differences:

@@ -27,7 +27,7 @@ def verdict(results: Results) -> list[str]:
     for student in results.students:
         column = results.chosen.get(student)
         difference = results.differences.get((student, column))
-        if column == VANILLA and any(name == student for name, _ in results.differences):
+        if column == VANILLA and any(name == student and not it.is_control for name, it in results.differences):
             kept.append(student_name(student))
         elif difference is not None:
             pairs = results.pairs(student, column, VANILLA)
@@ -43,7 +43,7 @@ def verdict(results: Results) -> list[str]:
     n = len(results.differences) + n_others
     sentences.append(
         f"Numbers are {unit(metric)} on the test split, over {seeds_text(results.seeds)}; the weight was chosen on "
-        "validation. Differences are to the same student and seed without distillation, with 95 % confidence "
+        f"validation. Differences are to the same student and seed {results.vanilla_words}, with 95 % confidence "
         f"intervals ({methods(results)}). A difference counts where every interval excludes zero; of "
         f"{n} comparisons some {0.05 * n:.1f} would by chance. The teacher scores "
         f"{score(metric, results.teacher['test'])}."
@@ -68,7 +68,7 @@ def _losses(results: Results) -> list[str]:
     if not said:
         return []
     return [
-        f"Task loss in the last epoch of training, without distillation and with it: {'; '.join(said)}. Where it is "
+        f"Task loss in the last epoch of training, {results.vanilla_words} and with it: {'; '.join(said)}. Where it is "
         "still large without, some of a difference may be one of speed, and be gone after longer training."
     ]
 
