@@ -1,9 +1,11 @@
-"""Shared by the tests: one core, no network, and the smallest whole path, made once a session."""
+"""Shared by the tests: one core, no GPU, no network, and the smallest whole path, made once a session."""
 
 import os
 import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_CACHE"] = os.path.join(os.path.dirname(__file__), "no-models")  # not those that a user has
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""  # many tests compare bits
 
 from pathlib import Path
 

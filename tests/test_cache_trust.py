@@ -1,14 +1,18 @@
 """A damaged, foreign or unfinished cache is never taken for a whole one, and the message says what to do."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 from cache_builder import build, metadata, partition, rows, sizes
 
-from cache_schema import CacheError, create_cache, open_cache, validate_cache, write_partition
+from cache_schema import CacheError, create_cache, finalise, open_cache, validate_cache, write_partition
 from cache_schema.format.schema import required_arrays
 
 LAYOUT = sizes(keep="heads")
@@ -18,6 +22,21 @@ ARRAYS = [name for name, spec in required_arrays(LAYOUT).items() if spec.written
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     return build(tmp_path_factory.mktemp("whole") / "kws.zarr", LAYOUT)[0]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A cache of the same clips, of another teacher and other labels."""
+    path = tmp_path_factory.mktemp("other") / "other.zarr"
+    clips = rows(LAYOUT)
+    clips["label"] = (clips["label"] + 1) % LAYOUT.n_classes
+    create_cache(path, LAYOUT, clips, metadata(LAYOUT))
+    for index in range(LAYOUT.n_partitions):
+        arrays = partition(LAYOUT, index)
+        arrays["logits"] = arrays["logits"] + 1
+        write_partition(path, index, arrays)
+    finalise(path)
+    return path
 
 
 @pytest.fixture
@@ -101,6 +120,25 @@ def test_altered_provenance_is_detected_on_opening(cache, change):
     rewrite(cache / "zarr.json", lambda document: change(document["attributes"]["tkd_cache"]))
     with pytest.raises(CacheError, match=r"tkd_cache.cache_id: not the digest of the provenance and the partitions"):
         open_cache(cache)
+
+
+@pytest.mark.parametrize("name", ["logits", "label"])
+def test_a_whole_array_of_another_cache_is_detected(cache, other, name):
+    """It agrees with its own digests, so that the chain from these to the cache_id alone can tell."""
+    shutil.rmtree(cache / name)
+    shutil.copytree(other / name, cache / name)
+    with pytest.raises(CacheError, match=r"partition_digest, partition 0 .*: not the digest of its arrays' digests"):
+        open_cache(cache)
+    assert any(problem.place.startswith("partition_digest") for problem in validate_cache(cache))
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zip"])
+def test_a_file_damaged_at_random_is_read_as_it_was_or_refused(suffix):
+    """A hundred flipped bits, cuts and zeros, in processes of their own: a library may crash."""
+    attack = Path(__file__).with_name("attack.py")
+    done = subprocess.run([sys.executable, attack, suffix, "--trials", "100"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"detected \d\d", done.stdout)
 
 
 def test_altered_coding_parameters_are_detected(cache):

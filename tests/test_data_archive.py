@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import until
 
 from pipeline.data.fetch import archive as module
 from pipeline.data.fetch.archive import extract
@@ -171,8 +171,7 @@ def test_a_killed_extraction_is_begun_again(tmp_path):
     program += "extract(Path(sys.argv[1]), Path(sys.argv[2]))"
     child = subprocess.Popen([sys.executable, "-c", program, str(archive), str(tmp_path / "out")])
     try:
-        while not (tmp_path / "out.partial" / "0005.txt").exists():
-            time.sleep(0.001)
+        until((tmp_path / "out.partial" / "0005.txt").exists, child)
     finally:
         child.kill()
     assert child.wait() == -9

@@ -2,15 +2,16 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import soundfile
 from click.testing import CliRunner
 from test_data_folder import record
+from waiting import until
 
 from pipeline.cli.main import tkd
 from pipeline.data.manifest import read_manifest
@@ -130,16 +131,21 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_looks_complete(tmp_path
 
 def test_two_at_once_the_second_gives_way(tmp_path):
     """The first preparation finishes undisturbed; the second says why it did not start."""
-    command = [sys.executable, "-m", "pipeline.cli.main", "data", "prepare", "mini", "--out", str(tmp_path / "mini")]
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    out = tmp_path / "lamp"
+    command = [sys.executable, "-m", "pipeline.cli.main", "data", "prepare", "synth", *SMALL, "--out", str(out)]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        while not (tmp_path / "mini.partial").exists():
-            time.sleep(0.02)
+        until((tmp_path / "lamp.partial").exists, first)
+        first.send_signal(signal.SIGSTOP)
         second = subprocess.run(command, capture_output=True, text=True)
         assert second.returncode == 1
-        assert f"mini: being written by pid {first.pid} on " in second.stderr
-        assert second.stderr.endswith(f" --out {tmp_path / 'mini'}). Wait for it, or give another --out.\n")
-        assert (tmp_path / "mini.partial").exists()
+        assert f"lamp: being written by pid {first.pid} on " in second.stderr
+        assert second.stderr.endswith(f" --out {out}). Wait for it, or give another --out.\n")
+        first.send_signal(signal.SIGCONT)
+        first.communicate()
     finally:
         first.kill()
-        first.wait()
+    assert first.returncode == 0
+    assert run("synth", *SMALL, "--out", tmp_path / "alone").exit_code == 0
+    ours, alone = (read_manifest(folder) for folder in (out, tmp_path / "alone"))
+    assert ours.sha256() == alone.sha256()

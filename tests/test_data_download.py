@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from file_server import file_server
+from waiting import until
 
 from pipeline.data.fetch import download as module
 from pipeline.data.fetch.download import RemoteFile, download
@@ -79,8 +80,7 @@ download({remote(server)!r}, Path({str(tmp_path / "d")!r}))
     child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
     partial = tmp_path / "d" / "a b.bin.partial"
     try:
-        while not partial.exists() or partial.stat().st_size < len(CONTENT) // 2:
-            time.sleep(0.01)
+        until(lambda: partial.exists() and partial.stat().st_size >= len(CONTENT) // 2, child)
     finally:
         child.kill()
         child.wait()

@@ -251,7 +251,7 @@ def test_trained_weights_do_not_depend_on_the_memory(cache, smallest, tmp_path, 
     assert not readers()
 
 
-def test_a_run_resumed_with_other_memory_goes_on(cache, smallest, tmp_path):
+def test_a_run_resumed_with_other_memory_goes_on(cache, smallest, tmp_path, capsys):
     expected, _ = train_weights(cache, tmp_path / "whole")
     split = load_splits(cache)["train"]
     n_steps, seen = -(-len(split) // 10), 0
@@ -268,7 +268,10 @@ def test_a_run_resumed_with_other_memory_goes_on(cache, smallest, tmp_path):
         patch.setattr(torch.optim.AdamW, "step", cut_off)
         train_weights(cache, tmp_path / "cut", memory=smallest)
     assert not readers()
+    capsys.readouterr()
     resumed, _ = train_weights(cache, tmp_path / "cut", resume=True)
+    said = capsys.readouterr().err
+    assert "epoch 1 of 2" not in said and "epoch 2 of 2" in said
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 

@@ -22,6 +22,7 @@ from pipeline.distill.data import load_splits
 from pipeline.distill.distillation import Distillation, scheduled
 from pipeline.distill.frame_weights import FrameWeights
 from pipeline.distill.losses import temporal_kd_loss
+from pipeline.distill.optimisation import build_optimizer
 from pipeline.distill.run import read_run
 from pipeline.distill.score import score
 from pipeline.distill.train import train
@@ -271,17 +272,25 @@ def test_a_fraction_of_the_clips_is_nested_and_drawn_by_the_seed(caches):
     assert len(tenth) == 13 and len(third) == 38 and tenth < third != other
 
 
-def test_sgd_trains_and_rare_classes_are_weighted(caches, tmp_path):
-    config = TrainConfig(
-        student="tc_resnet",
-        optimizer="sgd",
-        learning_rate=0.1,
-        class_weights="balanced",
-        epochs=4,
-        batch_size=8,
-        augment=(),
-    )
+def test_sgd_trains(caches, tmp_path):
+    config = TrainConfig("tc_resnet", optimizer="sgd", learning_rate=0.1, epochs=4, batch_size=8, augment=())
     assert train(caches["rollout"], config, tmp_path / "run")["test"] > 0.6
+    group = build_optimizer(nn.Linear(1, 1), config).param_groups[0]
+    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, config.weight_decay)
+
+
+def test_rare_classes_are_weighted(caches, tmp_path):
+    """The task loss of a first step, restated with weights in inverse proportion to the classes' clips."""
+    config = TrainConfig(kd_weight=0.0, class_weights="balanced", epochs=1, batch_size=128, augment=())
+    train(caches["rollout"], config, tmp_path / "run", student=Small)
+    torch.manual_seed(config.seed)
+    student, batch = Small(4, 40), load_splits(caches["rollout"])["train"].take(range(128))
+    weights = 128 / (4 * batch.labels.bincount(minlength=4))
+    with torch.no_grad():
+        losses = nn.functional.cross_entropy(student(batch.features.float()).logits, batch.labels, reduction="none")
+    (record,) = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert record["task_loss"] == pytest.approx(float((weights[batch.labels] * losses).mean()), rel=1e-5)
+    assert abs(record["task_loss"] - float(losses.mean())) > 1e-4 * record["task_loss"], "else they would not show"
 
 
 class Small(Student):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from test_extract_build import LABELS, files_of, recorded
 from test_teacher_model import tiny_folder
+from waiting import until
 
 import pipeline.extract.attach  # noqa: F401 - before the forks, which are to be quick
 from cache_schema import validate_cache
@@ -126,9 +127,7 @@ def test_ctrl_c_is_one_word_and_exit_code_1_and_loses_nothing(sources, tmp_path)
     out = tmp_path / "c.zarr"
     command = [sys.executable, "-m", "pipeline.cli.main", *map(str, build_arguments(sources)), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not whole_partitions(out):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.002)
+    until(lambda: whole_partitions(out), process)
     process.send_signal(signal.SIGINT)
     output, error = process.communicate()
     assert (process.returncode, output) == (1, "")

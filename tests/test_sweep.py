@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from planted import planted_cache
 from test_distill_data import assert_equal
 from test_teacher_training import command
 from test_training import equal_weights
+from waiting import until
 
 from cache_schema import CacheError, open_cache
 from pipeline.distill.config import TrainConfig
@@ -62,15 +64,18 @@ def epochs(run: Path) -> int:
     return 0
 
 
+@contextmanager
+def killed_in_the_end(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def trainer(run: Path) -> int:
     """The process that is at a run."""
     return int(re.match(r"pid (\d+) on", run.with_name(f".{run.name}.lock").read_text())[1])
-
-
-def until(reached, process: subprocess.Popen) -> None:
-    while not reached():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
 
 
 def test_after_the_death_of_a_worker_and_of_the_sweep_each_cell_has_the_bits_it_has_alone(tiny_cache, tmp_path):
@@ -79,18 +84,15 @@ def test_after_the_death_of_a_worker_and_of_the_sweep_each_cell_has_the_bits_it_
     runs = {config: out / run_name(config) for config in grid.cells(["tc_resnet8"], COMMON)}
     with decoded_once(cache, ["rollout"]) as folder:
         assert (folder / "train-features.npy").stat().st_size > 48 * 40 * 99 * 2
-    process = started(tiny_cache, out, "--workers", 1)
-    one = next(iter(runs.values()))
-    until(lambda: epochs(one) >= 2, process)
-    assert folder.is_dir()
-    os.kill(trainer(one), signal.SIGKILL)
-    refused = command("sweep", "--cache", str(tiny_cache), "--out", str(out))
-    assert refused.exit_code == 1 and f"{out}: being written by pid {process.pid} " in refused.stderr
-    other = list(runs.values())[1]
-    until(lambda: epochs(other) >= 2, process)
-    worker = trainer(other)
-    process.kill()
-    process.communicate()
+    one, other = list(runs.values())[:2]
+    with killed_in_the_end(started(tiny_cache, out, "--workers", 1)) as process:
+        until(lambda: epochs(one) >= 2, process)
+        assert folder.is_dir()
+        os.kill(trainer(one), signal.SIGKILL)
+        refused = command("sweep", "--cache", str(tiny_cache), "--out", str(out))
+        assert refused.exit_code == 1 and f"{out}: being written by pid {process.pid} " in refused.stderr
+        until(lambda: epochs(other) >= 2, process)
+        worker = trainer(other)
     assert worker != process.pid and gone(worker)
     complete = {run: (run / "metrics.json").stat().st_mtime_ns for run in runs.values() if is_complete(run)}
     assert one in complete and len(complete) < len(runs)
@@ -99,6 +101,9 @@ def test_after_the_death_of_a_worker_and_of_the_sweep_each_cell_has_the_bits_it_
     assert "4 of 4 done" in error and f"4 cells, {len(complete)} of them done already" in error, error
     assert re.search(r"^\| tc_resnet8 +\| 0\.\d{4} ± 0\.\d{4} +\| 0\.\d{4} ± 0\.\d{4} +\|$", output, re.MULTILINE)
     assert not folder.exists()
+    for run in (one, other):  # whose trainers were killed
+        log = run.with_name(f"{run.name}.log").read_text()
+        assert log.count("epoch 1 of 8") == log.count("epoch 8 of 8") == 1, log
     assert all((run / "metrics.json").stat().st_mtime_ns == when for run, when in complete.items()), "trained again"
     for config, run in runs.items():
         train(cache, config, tmp_path / "alone" / run.name)

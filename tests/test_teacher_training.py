@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_teacher_model import tiny_config, tiny_folder, waveforms
 from transformers import AutoFeatureExtractor, AutoModel
+from waiting import until
 
 from pipeline.cli.main import tkd
 from pipeline.data.clip import Clip
@@ -104,9 +104,7 @@ def killed_when(file, *arguments):
         stderr=subprocess.PIPE,
     )
     try:
-        while not file.exists():
-            assert process.poll() is None, process.stderr.read().decode()
-            time.sleep(0.002)
+        until(file.exists, process)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()

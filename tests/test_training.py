@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import torch
 from planted import planted_cache
 from safetensors.torch import load_file, save
 from torch import nn
+from waiting import until
 
 from cache_schema import open_cache
 from pipeline.distill.config import TrainConfig
@@ -94,6 +94,14 @@ def test_without_kd_a_student_trains_as_if_there_were_no_query(cache, runs, tmp_
     assert all(torch.equal(saved[key], kept[key]) for key in kept)
 
 
+def test_the_learning_rate_warms_up_for_an_epoch_and_falls_to_a_hundredth():
+    config = TrainConfig(epochs=3, learning_rate=2.0)
+    rates = [learning_rate(config, step, 10) for step in range(31)]
+    assert rates[:10] == pytest.approx([0.2 * n for n in range(1, 11)])
+    assert rates[10] == 2 and rates[20] == pytest.approx(2 * (0.01 + 0.99 / 2)) and rates[30] == pytest.approx(0.02)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
 def test_metrics_say_what_a_reader_needs(runs, cache):
     metrics = json.loads((runs / "kd0.25" / "metrics.json").read_text())
     expected = {"student", "dataset", "cache_id", "kd_weight", "logit_kd", "seed", "metric", "validation", "test"}
@@ -126,24 +134,31 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(cache, runs, 
 
 
 def test_a_killed_training_resumes_to_the_same_bits(tiny_cache, tmp_path):
-    """SIGKILL at several moments; resumed, the weights equal those of a training that was never stopped."""
+    """SIGKILL at several moments; resumed, the weights equal those of a training that was never stopped.
+
+    With an average of the weights, which is scored in their place, and has to go on, too.
+    """
     command = [sys.executable, "-m", "pipeline.cli.main", "train", "--cache", str(tiny_cache), "--student", "tc_resnet"]
-    command += ["--epochs", "4", "--batch-size", "16", "--resume", "--out"]
+    command += ["--epochs", "4", "--batch-size", "16", "--ema", "0.9", "--resume", "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    interrupted = 0
     for delay in (0.0, 0.05, 0.4):
         out = tmp_path / f"killed{delay}"
         process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not (out / "checkpoint" / "state.safetensors").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        try:
+            until((out / "checkpoint" / "state.safetensors").exists, process)
+            time.sleep(delay)
+        finally:
+            process.kill()
+            process.wait()
         if not (out / "metrics.json").exists():
+            interrupted += 1
             with pytest.raises(TkdError, match="not complete"):
                 read_run(out)
-        subprocess.run([*command, str(out)], check=True, capture_output=True)
+        resumed = subprocess.run([*command, str(out)], check=True, capture_output=True, text=True)
+        assert "epoch 1 of 4" not in resumed.stderr
         assert equal_weights(tmp_path / "whole", out)
+    assert interrupted
 
 
 def test_the_best_of_an_epoch_that_was_killed_before_it_was_whole_is_not_taken(cache, runs, tmp_path):

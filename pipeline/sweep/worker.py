@@ -42,7 +42,7 @@ def train_cell(job: Job, config: TrainConfig, out: Path) -> tuple[dict[str, Any]
     log = out.with_name(f"{out.name}.log")
     with _ONE_AT_A_TIME, ExitStack() as held:
         try:
-            held.enter_context(redirect_stderr(held.enter_context(log.open("a", encoding="utf-8"))))
+            held.enter_context(redirect_stderr(held.enter_context(log.open("a", 1, encoding="utf-8"))))
         except OSError as error:
             return None, f"{log}: cannot be written ({error.strerror}).{_SAME_PATHS if job.elsewhere else ''}"
         use_threads(job.threads)
