@@ -24,6 +24,8 @@ TABLE_DATA = $(call of_length,$(firstword $(filter $(OWN_LENGTH),$(LENGTH_LIST))
 STUDENT ?= crnn
 KD_WEIGHT ?= 0.25
 SEED ?= 0
+# As tkd train would name it, but after the cache: of one data set there are caches of several lengths and teachers.
+RUN = runs/$(notdir $(basename $(CACHE)))-$(STUDENT)-kd$(KD_WEIGHT)$(if $(BFLOAT16),-bfloat16)-seed$(SEED)
 # Of the tables: clip lengths in seconds (as 2,4,6,8; empty: the data set's own), students, those of the controls, how
 # many seeds, and epochs (empty: as many as tkd train). For mini two cores take two hours, and half an hour for controls.
 LENGTHS ?= $(LENGTH)
@@ -69,7 +71,7 @@ $(CACHE): | data/$(DATA)/dataset.json $(if $(filter $(FINETUNED),$(TEACHER)),$(F
 	$(BIN)/tkd cache build --data data/$(DATA) --teacher $(TEACHER) --out $@
 
 train: setup $(CACHE)  ## stage two: DATASET=mini STUDENT=crnn KD_WEIGHT=0.25 SEED=0
-	$(BIN)/tkd-train --cache $(CACHE) --student $(STUDENT) --kd-weight $(KD_WEIGHT) --seed $(SEED) $(BFLOAT16) --resume
+	$(BIN)/tkd-train --cache $(CACHE) --student $(STUDENT) --kd-weight $(KD_WEIGHT) --seed $(SEED) $(BFLOAT16) --resume --out $(RUN)
 
 grid: setup $(CACHE)  ## one length of the tables: DATASET=mini LENGTH=8 STUDENTS=all SEEDS=3
 	$(BIN)/tkd sweep --cache $(CACHE) --students $(STUDENTS) --kd-weights 0,0.1,0.25,0.5 $(TABLE_OPTIONS)

@@ -17,7 +17,7 @@ from cache_schema.format.schema import (
     Layout,
 )
 from cache_schema.jobs import hold_every_share, hold_partition, hold_share
-from cache_schema.reader import Cache, open_cache
+from cache_schema.reader import Cache, open_cache, require_same
 from cache_schema.sharing.diff import diff_caches
 from cache_schema.sharing.merge import merge_caches
 from cache_schema.sharing.transfer import pull_cache, push_cache
@@ -61,6 +61,7 @@ __all__ = [
     "pending_partitions",
     "pull_cache",
     "push_cache",
+    "require_same",
     "validate_cache",
     "write_partition",
 ]

@@ -40,7 +40,7 @@ class Cache:
     store: Store
 
     def __reduce__(self) -> tuple:
-        return open_cache, (self.path,)  # another process verifies it anew
+        return _reopened, (self.path, self.metadata["cache_id"])  # another process verifies it anew
 
     @property
     def location(self) -> str:
@@ -131,6 +131,21 @@ class Cache:
             raise CacheError(f"{self.path}: {name}{place}: {error}. {WAY_OUT}") from error
 
 
+def _reopened(path: Path | str, identity: str) -> Cache:
+    cache = open_cache(path)
+    require_same(cache, identity)
+    return cache
+
+
+def require_same(cache: Cache, identity: str) -> None:
+    """Raises CacheError unless the cache, opened again, is the one of this cache_id still."""
+    if cache.metadata["cache_id"] != identity:
+        raise CacheError(
+            f"{cache.path}: another cache than a moment ago (cache_id {cache.metadata['cache_id'][:12]}, it was "
+            f"{identity[:12]}). Begin again with this one, or put the other back."
+        )
+
+
 def open_cache(path: str | os.PathLike, on_fetch: Callable[[int], object] | None = None) -> Cache:
     """The finished cache at `path`, its provenance and digests verified against each other.
 
@@ -150,6 +165,8 @@ def cache_of(store: Store) -> Cache:
     if store.metadata.get("complete") is not True:
         raise CacheError(f"{where}: unfinished, {progress(where)}.")
     faults, forms = digest_faults(store, layout)
+    if faults and store.refetch():  # a local copy was damaged
+        return cache_of(store)
     if faults:
         raise CacheError(f"{where}: {faults[0]} {WAY_OUT}")
     return Cache(where, dict(store.metadata), layout, required_arrays(layout), forms, store)

@@ -13,7 +13,7 @@ from cache_schema.format.digest import array_digest
 from cache_schema.format.schema import ArraySpec, Layout, required_arrays
 from cache_schema.reader import digest_faults
 from cache_schema.stores import open_store
-from cache_schema.stores.base import DIGESTS_ATTRIBUTE, Form, Store, numpy_dtype
+from cache_schema.stores.base import ATTRIBUTE, DIGESTS_ATTRIBUTE, Form, Store, numpy_dtype
 from cache_schema.stores.working import progress
 
 
@@ -45,6 +45,10 @@ def validate_cache(path: str | os.PathLike) -> list[Problem]:
     faults = metadata_faults(store.metadata, layout)
     if store.metadata.get("complete") is not True:
         faults.append(f"tkd_cache.complete: {progress(path)}.")
+    if others := sorted(set(store.attributes) - {ATTRIBUTE}):
+        faults.append(f"{others[0]}: an attribute of the root, must not be there.")
+    if store.consolidated:
+        faults.append("consolidated_metadata: in the root's zarr.json, must not be there.")
     faults += name_faults(store.array_names() | specs.keys(), specs)  # only those of no layout: the missing come next
     wrong_digests, forms = digest_faults(store, layout)
     faults += wrong_digests
@@ -83,6 +87,7 @@ def _content_faults(store: Store, layout: Layout, forms: Mapping[str, Form]) -> 
     for name in forms:
         if specs[name].written == "creation":
             try:
+                store.refresh(name, slice(None))
                 rows[name] = store.read(name)
             except CacheError as error:
                 yield f"{name}: {error}."
@@ -98,6 +103,7 @@ def _content_faults(store: Store, layout: Layout, forms: Mapping[str, Form]) -> 
             if specs[name].written != "partition":
                 continue
             try:
+                store.refresh(name, part)  # of a URL: what is there counts, not the local copy
                 values = store.read(name, part)
             except CacheError as error:
                 yield f"{name}, {layout.place(index)}: {error}."

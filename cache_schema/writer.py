@@ -13,6 +13,7 @@ import numpy as np
 
 from cache_schema.convert import new_cache, write_hdf5
 from cache_schema.errors import CacheError
+from cache_schema.format.checks import Context, value_faults
 from cache_schema.format.differences import differences
 from cache_schema.format.digest import array_digest, cache_id, canonical_json, partition_digest
 from cache_schema.format.schema import Layout, required_arrays
@@ -79,8 +80,8 @@ def create_cache(
             discard(folder, path)
     if not folder.exists():
         _begin(path, layout, metadata, rows)
+    (folder / RECORDS).mkdir(exist_ok=True)  # a finalise may have been cut off that had removed it
     if force:
-        (folder / RECORDS).mkdir(exist_ok=True)
         (folder / RECORDS / REPLACE_MARK).touch()
     return folder
 
@@ -199,8 +200,11 @@ def _seal(store: ZarrStore, layout: Layout) -> None:
     """Writes the digests, and last of all the attribute that says complete."""
     folder, group = store.folder, store.group
     digests = [recorded_digests(store, index) for index in range(layout.n_partitions)]
-    for name in required_arrays(layout, "creation"):
-        values = read_stored(store, name)
+    rows = {name: read_stored(store, name) for name in required_arrays(layout, "creation")}
+    for name, values in rows.items():
+        # A file that vanished since reads as the fill value, which must not be sealed.
+        if faults := value_faults(name, values, Context(layout, store.metadata, rows)):
+            raise CacheError(f"{folder}: {faults[0]} Start afresh with tkd cache build --force.")
         for index, partition in enumerate(digests):
             partition[name] = array_digest(name, values[layout.partition_rows(index)])
     for name in digests[0]:

@@ -16,8 +16,8 @@ class StudentOutput(NamedTuple):
 
     Attributes:
         logits: (batch, n_classes), float32, under autocast of its dtype; before softmax or sigmoid.
-        frames: (batch, T_student, n_channels), of the logits' dtype, 0 beyond `lengths`. The context representations
-            c' of arXiv 2110.14131, section 2: what the training-only query is dotted with.
+        frames: (batch, T_student, n_channels), float32 or autocast's dtype, 0 beyond `lengths`. The context
+            representations c' of arXiv 2110.14131, section 2: what the training-only query is dotted with.
         lengths: (batch,), int64, valid student frames, at least 1.
         attention: (batch, T_student), of a floating dtype, the student's own attention, mean over its heads:
             non-negative, sums to 1 over the valid frames, 0 beyond. None for a student without attention.

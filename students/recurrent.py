@@ -3,8 +3,8 @@
 torch runs a GRU, and whatever is looped over frames, as dozens of small recorded operations a frame. Here a whole
 sequence is one operation, with gradients written by hand: a frame is a product by oneDNN and one compiled call for all
 the rest of it (`fused`, where numba is installed), or its share of one compiled loop over frames; the inputs of many
-frames are one product, and so are weight gradients. Under autocast the factors of products are of its dtype, while
-states, gates, their gradients and sums over time stay float32.
+frames are one product, and so are weight gradients. Under autocast products are of its dtype, weight gradients too,
+while states, gates, their gradients and the biases' stay float32.
 """
 
 import os

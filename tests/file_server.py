@@ -1,6 +1,7 @@
 """A web server for the tests: files of a folder, with or without Range requests, and with faults to order."""
 
 import contextlib
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ class Server:
         n_bytes: bytes sent of files.
         change: called with path and content, returns what is sent instead; None closes the connection halfway.
         refuse: called with the path, returns the status of an error to answer with, or None.
+        etag: whether files come with one, of their content.
     """
 
     def __init__(self) -> None:
@@ -24,6 +26,7 @@ class Server:
         self.n_bytes = 0
         self.change: Callable[[str, bytes], bytes | None] = lambda _, content: content
         self.refuse: Callable[[str], int | None] = lambda _: None
+        self.etag = False
 
 
 @contextlib.contextmanager
@@ -68,6 +71,8 @@ def file_server(folder: Path, ranges: bool = True) -> Iterator[Server]:
                 self.send_response(200)
             if ranges:
                 self.send_header("Accept-Ranges", "bytes")
+            if state.etag:
+                self.send_header("ETag", f'"{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"')
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if not body:

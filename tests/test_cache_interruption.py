@@ -19,6 +19,7 @@ from cache_schema import (
     create_cache,
     describe_cache,
     finalise,
+    hold_share,
     open_cache,
     pending_partitions,
     validate_cache,
@@ -41,6 +42,49 @@ def test_a_stopped_build_continues_with_what_is_missing(tmp_path):
     assert pending_partitions(path) == [0, 2]
     assert build(path, LAYOUT)[1] == build(tmp_path / "other.zarr", LAYOUT)[1]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["kws.zarr", "other.zarr"]
+
+
+@pytest.mark.parametrize("name", ["label", "event_start"])
+def test_a_row_array_that_vanished_before_the_end_is_not_sealed(tmp_path, name):
+    """Zarr reads a file that is not there as the fill value, without a word."""
+    path = tmp_path / "kws.zarr"
+    folder = begin(path)
+    for index in range(LAYOUT.n_partitions):
+        write_partition(path, index, partition(LAYOUT, index))
+    shutil.rmtree(folder / name / "c")
+    with pytest.raises(CacheError, match=f"{name}.*Start afresh"):
+        finalise(path)
+    assert not path.exists()
+
+
+def test_a_share_goes_on_after_finalise_was_cut_off_without_its_records(tmp_path):
+    path = tmp_path / "kws.zarr"
+    folder = begin(path)
+    for index in range(LAYOUT.n_partitions):
+        write_partition(path, index, partition(LAYOUT, index))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("cache_schema.writer.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        finalise(path)
+    assert not (folder / "partitions").exists()
+    begin(path)
+    with hold_share(path, 0, 2):
+        assert pending_partitions(path) == []
+    finalise(path)
+    assert validate_cache(path) == []
+
+
+def test_a_link_of_the_name_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "big").mkdir()
+    build(tmp_path / "big" / "kws.zarr", LAYOUT)
+    path = tmp_path / "kws.zarr"
+    path.symlink_to(tmp_path / "big" / "kws.zarr")
+    for _ in range(2):
+        begin(path, force=True)
+        for index in range(LAYOUT.n_partitions):
+            write_partition(path, index, partition(LAYOUT, index))
+        finalise(path)
+        assert validate_cache(path) == [] and not path.is_symlink()
+    assert validate_cache(tmp_path / "big" / "kws.zarr") == []
 
 
 def test_finalise_lists_every_missing_partition_and_stops(tmp_path):

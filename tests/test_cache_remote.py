@@ -8,6 +8,7 @@ from pathlib import Path
 
 import boto3
 import fsspec
+import numpy as np
 import pytest
 import s3fs
 from cache_builder import build, metadata, sizes
@@ -124,14 +125,85 @@ def test_a_damaged_local_copy_mends_itself(served, local_copies, name):
         assert repr(read_all(url)) == expected
 
 
+@pytest.mark.parametrize("etag", [False, True])
 @pytest.mark.parametrize(("suffix", "ranges"), [(".h5", True), (".h5", False), (".zip", False)])
-def test_a_damaged_local_copy_of_one_file_mends_itself(served, local_copies, suffix, ranges):
+def test_a_damaged_local_copy_of_one_file_mends_itself(served, local_copies, suffix, ranges, etag):
+    """With an ETag it is known to be the same, and is not fetched before it proves damaged."""
     with file_server(served, ranges) as server:
-        url = f"{server.url}/kws{suffix}"
+        url, server.etag = f"{server.url}/kws{suffix}", etag
         expected = repr(read_all(url))
-        for part in (0.02, 0.3, 0.6, 0.9):
+        n_bytes = server.n_bytes
+        assert repr(read_all(url)) == expected
+        if suffix == ".h5":  # of a .zip parts are asked for, and this server sends the whole
+            assert (server.n_bytes - n_bytes < 10) is etag
+        for part in np.linspace(0, 0.99, 25):
             flip((*local_copies.glob(f"*-kws{suffix}"),)[0], part)
             assert repr(read_all(url)) == expected
+
+
+def test_validate_looks_at_the_url_and_mends_the_local_copy(served, local_copies):
+    with file_server(served) as server:
+        url = f"{server.url}/kws.zarr"
+        expected = repr(read_all(url))
+        flip((*local_copies.glob("*/rollout/c/1/0"),)[0])
+        assert validate_cache(url) == [] and repr(read_all(url)) == expected
+        flip(served / "kws.zarr" / "rollout" / "c" / "1" / "0")
+        assert [problem.place for problem in validate_cache(url)] == ["rollout, partition 1 (clips 4 to 7)"]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zip"])
+def test_a_server_that_fails_for_a_moment_is_asked_again_and_one_that_refuses_is_no_wrong_address(served, suffix):
+    with file_server(served) as server:
+        answers = iter([503, 503])
+        server.refuse = lambda _: next(answers, None)
+        assert open_cache(f"{server.url}/kws{suffix}").read("rollout").shape
+        server.refuse = lambda _: 401
+        with pytest.raises(CacheError, match=r"401.*Check the address, the network and your credentials"):
+            open_cache(f"{server.url}/kws{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zip"])
+def test_a_pull_of_what_cannot_be_opened_leaves_nothing_that_stops_the_next(served, tmp_path, suffix):
+    whole = (served / f"kws{suffix}").read_bytes()
+    with file_server(served) as server:
+        server.etag, target = True, tmp_path / f"pulled{suffix}"
+        server.change = lambda _, content: bytes(len(content))
+        with pytest.raises(CacheError):
+            pull_cache(f"{server.url}/kws{suffix}", target)
+        server.change = lambda _, content: content
+        pull_cache(f"{server.url}/kws{suffix}", target)
+    assert target.read_bytes() == whole
+
+
+def test_a_second_push_that_has_begun_meanwhile_is_noticed(served, tmp_path):
+    other, target = metadata(LAYOUT), tmp_path / "there.zarr"
+    other["teacher"]["name"] = "other"
+    build(tmp_path / "other.zarr", LAYOUT, other)
+    pushed = []
+
+    def another(_n_bytes):
+        if not pushed:
+            pushed.append(True)
+            push_cache(tmp_path / "other.zarr", str(target), force=True)
+
+    with pytest.raises(CacheError, match=r"another push has begun there since\. Push again when it is done"):
+        push_cache(served / "kws.zarr", str(target), on_bytes=another)
+
+
+def test_a_push_of_a_file_that_arrives_damaged_leaves_the_one_that_is_there(served, tmp_path, monkeypatch):
+    target, good = tmp_path / "there.h5", (served / "kws.zarr")
+    push_cache(good, str(target))
+    before, copied = target.read_bytes(), LocalFileSystem.put_file
+
+    def damaged(self, source, path, **more):
+        copied(self, source, path, **more)
+        flip(Path(path))
+
+    build(tmp_path / "other.zarr", LAYOUT, {**metadata(LAYOUT), "software": {"other": "1"}})
+    monkeypatch.setattr(LocalFileSystem, "put_file", damaged)
+    with pytest.raises(CacheError, match="does not read back as it was sent"):
+        push_cache(tmp_path / "other.zarr", str(target), force=True)
+    assert target.read_bytes() == before
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".zip"])

@@ -1,6 +1,7 @@
 """A damaged, foreign or unfinished cache is never taken for a whole one, and the message says what to do."""
 
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -130,6 +131,25 @@ def test_a_whole_array_of_another_cache_is_detected(cache, other, name):
     with pytest.raises(CacheError, match=r"partition_digest, partition 0 .*: not the digest of its arrays' digests"):
         open_cache(cache)
     assert any(problem.place.startswith("partition_digest") for problem in validate_cache(cache))
+
+
+def test_what_others_may_have_added_to_the_root_is_a_fault_and_not_believed(cache):
+    zarr.consolidate_metadata(cache)
+    zarr.open_group(cache, mode="r+").attrs["note"] = "mine"
+    assert {problem.place for problem in validate_cache(cache)} == {"note", "consolidated_metadata"}
+    file = cache / "rollout" / "zarr.json"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(CacheError, match="rollout: its metadata are damaged"):
+        open_cache(cache)
+
+
+def test_a_cache_that_was_replaced_since_it_was_opened_is_not_read_in_its_place(cache, other):
+    opened = pickle.dumps(open_cache(cache))
+    assert pickle.loads(opened).metadata["cache_id"] == open_cache(cache).metadata["cache_id"]
+    shutil.rmtree(cache)
+    shutil.copytree(other, cache)
+    with pytest.raises(CacheError, match=r"another cache than a moment ago .cache_id"):
+        pickle.loads(opened)
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".zip"])

@@ -18,7 +18,7 @@ from report_runs import make_cache, make_run
 
 from cache_schema import open_cache
 from pipeline.cli.main import tkd
-from pipeline.data.audio import render_clip
+from pipeline.data.audio import render_clip, to_waveform
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data import load_splits
 from pipeline.distill.run import read_run
@@ -55,6 +55,17 @@ def test_every_command_has_help_with_an_example_and_stands_in_the_readme(path):
     assert shown.exit_code == 0
     assert re.search(r"Examples?:\n", shown.output)
     assert f"tkd {' '.join(path)}" in README
+
+
+@pytest.mark.parametrize(
+    ("arguments", "run"),
+    [("", "mini-crnn"), ("DATASET=nscv2 LENGTH=8", "nscv2-8s-crnn"), ("TEACHER=t/x", "mini-x-crnn")],
+)
+def test_make_train_names_a_run_after_its_cache(arguments, run):
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # not under make test
+    command = ["make", "-n", "-o", "setup", "train", "BFLOAT16=", *arguments.split()]
+    said = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1].endswith(f" --out runs/{run}-kd0.25-seed0")
 
 
 def test_every_make_target_is_listed_and_every_one_the_readme_shows_exists():
@@ -204,6 +215,13 @@ def test_a_recording_is_heard_as_its_clip_was(tiny_data, tiny_cache, tiny_run, t
     assert "short.wav: 100 samples, expected at least" in said.stderr and "none.wav: " in said.stderr
     (heard,) = json.loads(said.stdout).values()
     assert list(heard) == cache.labels and list(heard.values()) == pytest.approx(expected, abs=2e-2)
+    # In floats, with what 16 bits do not hold: clips do not have it either.
+    quiet = to_waveform(render_clip(tiny_data.audio_root, clip)) + np.float32(1e-5) * np.random.default_rng(0).random(
+        32000
+    )
+    soundfile.write(tmp_path / "quiet.wav", quiet, 16000, subtype="FLOAT")
+    (same,) = json.loads(run("predict", tiny_run, tmp_path / "quiet.wav", "--json").stdout).values()
+    assert same == heard
     shown = run("predict", tiny_run, files[0])
     assert shown.exit_code == 0 and shown.stdout.startswith(f"{files[0]}: {max(heard, key=heard.get)} 0.")
     features = run_.config["features"] | {"sample_rate": 8000}

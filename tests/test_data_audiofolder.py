@@ -120,6 +120,27 @@ def test_tables_of_metadata_name_the_labels(tmp_path, capfd, kind):
     assert "3 other files are in none of the tables, and not used" in capfd.readouterr().err
 
 
+def test_an_id_that_two_tables_give_is_a_wrong_line(tmp_path):
+    root = tree(tmp_path / "own", *(f"{split}/{i}.wav" for split in ("train", "dev", "test") for i in range(4)))
+    for split, first in (("train", 0), ("dev", 3), ("test", 10)):
+        rows = "".join(f"{i}.wav,{'ab'[i % 2]},{first + i}\n" for i in range(4))
+        (root / split / "metadata.csv").write_text("file_name,label,clip_id\n" + rows)
+    there = prepared(root)
+    (fault,) = [each["reason"] for each in there.info.sources[0]["left_out"]]
+    assert fault == (  # tables in the order of their names: dev before train
+        f"{root}/train/metadata.csv:5: the clip_id 3 is that of {root}/dev/metadata.csv:2, too. Give it another."
+    )
+
+
+def test_folders_that_are_links_are_looked_into_but_for_those_back_up(tmp_path):
+    root = tree(tmp_path / "own", *(f"{label}/{i}.wav" for label in "ab" for i in range(4)))
+    tree(tmp_path / "big", *(f"{i}.wav" for i in range(4)))
+    (root / "c").symlink_to(tmp_path / "big")
+    (root / "a" / "up").symlink_to(root)
+    there = prepared(root)
+    assert there.info.labels == ("a", "b", "c") and len(there.clips) == 12
+
+
 def test_one_table_with_several_labels(tmp_path):
     """Beside its recordings, its own splits; a folder that names a split goes before the column."""
     root = tree(tmp_path / "own", *(f"data/{i}.wav" for i in range(6)), "test/6.wav")

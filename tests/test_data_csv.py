@@ -124,6 +124,20 @@ def test_an_event_that_is_cut_off_is_unknown(audio, tmp_path):
     assert {(clip.event_start, clip.event_stop) for clip in clips} == {(-1, -1)}
 
 
+def test_an_event_beyond_the_recording_is_unknown_or_a_wrong_line(audio, tmp_path):
+    """Padding is not an event, nor is what another part of the recording holds."""
+    rows = PLAIN[11:].replace("\n", ",0,0.5,0.6,0.9\n")
+    rows += "a0.wav,a,0.5,1,0.4,0.9\nb0.wav,b,0.5,1,0.9,1.6\n"
+    table = write(tmp_path / "t.csv", "path,label,start,end,event_start,event_end\n" + rows)
+    info, clips = read(table, audio, length_seconds=2.0)
+    events = {clip.clip_id: (clip.event_start, clip.event_stop) for clip in clips}
+    assert events.pop("a0.wav#8000-16000") == (0, 6400)
+    assert set(events.values()) == {(-1, -1)} and len(events) == 12
+    assert left_out(info) == [
+        f"{table}:15: the event ends at 1.6 s, {audio}/b0.wav is 1.000 s long. Mend or remove the line."
+    ]
+
+
 def test_names_given_are_kept(audio, tmp_path):
     rows = "".join(f"{x}{i}.wav,{x},id {x}{i},speaker {i}\n" for x in "ab" for i in range(6))
     _, clips = read(write(tmp_path / "t.csv", "path,label,clip_id,speaker\n" + rows), audio)

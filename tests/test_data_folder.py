@@ -212,15 +212,41 @@ def test_a_label_without_a_speaker_to_train_on_is_named(tmp_path):
             record(tmp_path / "own" / label / f"{speaker}_nohash_0.wav")
     outcomes = []
     for seed in range(30):
+        with pytest.raises(TkdError) as error:
+            read_listing(list_folder(tmp_path / "own"), RecordingsConfig(seed=seed))
+        outcomes.append(str(error.value).partition("no recording of lights is ")[2].partition(";")[0])
+    assert set(outcomes) == {"left to train on", "in validation"}, "its one speaker is in one split"
+
+
+def test_a_split_without_a_label_that_is_dealt_by_speaker_is_no_split(tmp_path):
+    for label, speakers in {"lamp": range(20), "lights": range(3)}.items():
+        for speaker in speakers:
+            record(tmp_path / "own" / label / f"{speaker}_nohash_0.wav", 0.1)
+    outcomes = []
+    for seed in range(60):
         try:
             _, clips = read_listing(list_folder(tmp_path / "own"), RecordingsConfig(seed=seed))
         except TkdError as error:
-            assert "no recording of lights is left to train on" in str(error)
-            outcomes.append(False)
+            outcomes.append("no recording of lights is in" in str(error))
         else:
-            assert {clip.labels for clip in clips if clip.split == "train"} == {(0,), (1,)}
-            outcomes.append(True)
-    assert set(outcomes) == {False, True}
+            assert len({(clip.split, clip.labels) for clip in clips}) == 6
+            outcomes.append(None)
+    assert True in outcomes
+
+
+def test_a_single_known_speaker_among_many_recordings_is_trained_on(root, capfd):
+    record(root / "größer" / "x_nohash_0.wav")
+    clips = {clip.clip_id: clip.split for clip in prepared(root).clips}
+    assert clips["größer/x_nohash_0.wav"] == "train" and set(clips.values()) == {"train", "validation", "test"}
+    assert "1 of known speakers, too few to deal: all in train" in capfd.readouterr().err
+
+
+def test_floats_beyond_full_scale_are_turned_down_not_cut_off(root):
+    wave = 1.8 * np.sin(np.arange(8000) / 20)
+    soundfile.write(root / "größer" / "loud.wav", wave, 16000, subtype="FLOAT")
+    clip = next(clip for clip in prepared(root).clips if clip.clip_id == "größer/loud.wav")
+    pcm = render_clip(root, clip) / 32768
+    assert np.abs(pcm - wave / np.abs(wave).max()).max() < 1e-3
 
 
 def test_recordings_added_later_are_noticed(root):

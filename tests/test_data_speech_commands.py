@@ -20,12 +20,13 @@ from speech_commands_copy import BACKGROUND, make_copy, official_split
 
 from pipeline.cli.main import tkd
 from pipeline.data.audio import noise_crop, read_audio, render_clip
-from pipeline.data.clip import SPLITS
+from pipeline.data.clip import SPLITS, Clip
 from pipeline.data.fetch.download import RemoteFile
 from pipeline.data.manifest import Manifest, read_manifest
-from pipeline.data.mixing import NoiseRegion, noise_regions
+from pipeline.data.mixing import MixRecipe, NoiseRegion, mix, noise_regions
 from pipeline.data.published import speech_commands as module
 from pipeline.data.published.speech_commands import OTHER_WORDS, PUBLISHED, WORDS, SpeechCommandsConfig, tenth
+from pipeline.errors import TkdError
 from pipeline.teacher.clips import TrainingClips
 
 N = {"train": 6, "validation": 3, "test": 3}  # speakers; each says every word once
@@ -141,6 +142,7 @@ def test_unusable_recordings_are_listed_and_left_out(copy, tmp_path):
         path.write_bytes(path.read_bytes()[:5000] if content is None else content)
         faults[path.relative_to(broken).as_posix()] = "cut off" if content is None else "cannot be read as audio"
     (broken / "_background_noise_" / "pink_noise.wav").write_bytes(b"")
+    (broken / "yes" / "._0000_nohash_0.wav").write_bytes(b"of macOS")  # in neither list: it would be for training
     result = run("speech_commands", "--root", broken, "--out", tmp_path / "sc")
     sources = read_manifest(tmp_path / "sc").info.sources
     assert {each["file"] for each in sources[0]["left_out"]} == set(faults)
@@ -237,6 +239,34 @@ def test_many_noises_are_each_one_splits_alone(copy, tmp_path):
     assert set(regions["test"]) == {NoiseRegion(name, 0, 32000) for name in files["test"]}
     left_out = {each["file"] for each in data.info.sources[1]["left_out"]}
     assert left_out == {"broken.wav", "the same.flac"}
+
+
+def test_noise_that_is_silent_where_a_split_has_it_is_left_out(copy, tmp_path):
+    """Its last fifth is the test split's: raised from nothing it would be zeros, or a buzz."""
+    noise = own_noise(tmp_path / "noise", 4, seconds=20)
+    samples, _ = soundfile.read(noise / "noise 3.flac")
+    samples[-40000:] = 1 / 32768  # a last bit
+    soundfile.write(noise / "noise 3.flac", samples, 8000)
+    soundfile.write(os.fsencode(noise) + b"/Ger\xe4usch.wav", samples[:40000], 8000)
+    data = prepared("nscv2", tmp_path / "n", "--root", copy, "--noise", noise)
+    left_out = {each["file"]: each["reason"] for each in data.info.sources[1]["left_out"]}
+    assert "nothing is heard in its stretch for test" in left_out["noise 3.flac"]
+    assert len(left_out) == 2 and any("its name is not UTF-8" in reason for reason in left_out.values())
+    assert {region.file for region in noise_regions(data.clips)} == {f"noise/noise {i}.flac" for i in range(3)}
+
+
+def test_a_silent_crop_of_noise_is_drawn_again(tmp_path):
+    """Half of the recording is silence: a crop of it would be raised to the level drawn."""
+    samples = np.random.default_rng(0).uniform(-0.1, 0.1, 64000)
+    samples[:32000] = 0
+    soundfile.write(tmp_path / "n.wav", samples, 16000)
+    silent, recipe = Clip("s", "train", (0,), 1600), MixRecipe(1600, (0.0, 0.0))
+    rng = np.random.default_rng(1)
+    clips = [mix(silent, tmp_path, [NoiseRegion("n.wav", 0, 64000)], recipe, rng) for _ in range(40)]
+    assert all(np.abs(render_clip(tmp_path, clip).astype(int)).max() > 50 for clip in clips)
+    soundfile.write(tmp_path / "n.wav", np.zeros(64000), 16000)
+    with pytest.raises(TkdError, match=r"n.wav: almost all of it is silent\. Remove it"):
+        mix(silent, tmp_path, [NoiseRegion("n.wav", 0, 64000)], recipe, rng)
 
 
 def test_few_or_short_noises_are_answered_with_what_is_needed(copy, tmp_path):

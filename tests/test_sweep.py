@@ -358,6 +358,38 @@ def test_what_is_decoded_once_is_what_each_would_have_read_and_nobody_keeps_it(t
     assert held(places) == []
 
 
+def test_a_removal_that_is_interrupted_leaves_nothing_that_is_taken_for_the_whole(tmp_path, places, monkeypatch):
+    cache, remove = open_cache(small_cache(tmp_path)), shutil.rmtree
+
+    def interrupted(folder, *how, **more):
+        if Path(folder).is_dir():
+            next(Path(folder).glob("*.npy")).unlink()
+            raise KeyboardInterrupt
+        remove(folder, *how, **more)
+
+    with pytest.raises(KeyboardInterrupt), decoded_once(cache, ["rollout"]):
+        monkeypatch.setattr(shutil, "rmtree", interrupted)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    with decoded_once(cache, ["rollout"]) as folder:
+        mapped = load_splits(cache, decoded=folder)["train"]
+        for one, other in zip(mapped.batches(16), load_splits(cache)["train"].batches(16), strict=True):
+            assert_equal(one, other)
+    assert held(places) == []
+
+
+def test_workers_of_a_scheduler_share_the_memory_of_their_machine(tmp_path, places, monkeypatch):
+    """Where a decoded cache does not fit, each reads it for itself."""
+    cache, taken = open_cache(small_cache(tmp_path)), []
+
+    def taking(cache, config, out, memory, decoded):
+        taken.append((memory, decoded))
+
+    monkeypatch.setattr("pipeline.sweep.worker.train_when_free", taking)
+    job = Job(cache.location, cache.metadata["cache_id"], ("rollout",), None, True, 420_000, None)
+    assert train_cell(job, COMMON, tmp_path / "run", 3) == (None, None)
+    assert taken == [(140_000, None)]
+
+
 def test_what_a_killed_process_left_is_found_again_or_removed(tmp_path, places):
     cache = open_cache(small_cache(tmp_path))
     done = subprocess.run([sys.executable, "-c", KILLED, cache.path, places.parent], capture_output=True)

@@ -112,6 +112,33 @@ def test_an_event_stays_inside_its_clip_or_fills_it(recordings, event, n_samples
         assert abs(view.event_stop - view.event_start - min(length, n_samples)) <= 2
 
 
+@pytest.mark.parametrize(
+    ("n_recorded", "n_samples"), [(8000, 160000), (16000, 160000), (160000, 32000), (16000, 16000)]
+)
+def test_of_a_clip_without_event_a_view_keeps_the_sound(recordings, n_recorded, n_samples):
+    """Padded to ten seconds, cut to its middle, or as long as it is: shifted by a tenth of a second, and no more.
+
+    Each sample says where in the recording it is.
+    """
+    ramp = np.linspace(0.1, 0.9, n_recorded)
+    soundfile.write(recordings.root / "ramp.wav", ramp, 16000, subtype="FLOAT")
+    offset = min(0, (n_samples - n_recorded) // 2)
+    row = Clip("c", "train", (0,), n_samples, "ramp.wav", speech_offset=offset)
+    views = with_views(dataclasses.replace(recordings, clips=(row,)), ViewRecipe(80, 0)).clips[1:]
+    assert {view.speed_percent for view in views} == {90, 95, 100, 105, 110}
+    for view in views:
+        pcm = render_clip(recordings.audio_root, dataclasses.replace(view, speech_gain=1.0)) / 32768
+        faster, left = 100 / view.speed_percent, round(max(0, n_recorded * 100 / view.speed_percent - n_samples))
+        heard = np.flatnonzero(pcm > 0.05)
+        if n_recorded > n_samples:  # cut: the middle stays, but for the shift and what the speed makes of the length
+            middle = (ramp[0] + ramp[-1]) / 2
+            most = (1600 + abs(n_samples - n_samples * faster) / 2 + 20) / faster * 0.8 / n_recorded
+            assert len(heard) == n_samples and abs(pcm[n_samples // 2] - middle) < most
+        else:
+            assert len(heard) >= min(n_samples, n_recorded * faster) - left - 1600 - 20
+            assert heard[0] <= 1600 + abs(n_recorded - n_recorded * faster) + 20
+
+
 def test_clips_mixed_from_speech_and_noise_are_mixed_anew_with_noise_of_the_training_split(tiny_data):
     few = [clip for clip in tiny_data.clips if clip.split != "train"][:3] + tiny_data.split("train")[:16]
     manifest = dataclasses.replace(tiny_data, clips=tuple(few))

@@ -85,8 +85,8 @@ def push_cache(
     """Copies a cache to a URL and returns its cache_id.
 
     To a URL that ends in .h5 or .zip goes one file, to any other the files of the Zarr group; the root's metadata,
-    without which nothing there can be opened, go last. Files that an interrupted push of the same cache left are not
-    sent again.
+    without which nothing there can be opened, go last. Of these, files that an interrupted push of the same cache left
+    are not sent again.
 
     Args:
         source: a finished cache; it is validated first.
@@ -159,6 +159,8 @@ def _push_folder(cache: Cache, target: _Target, force: bool) -> None:
     n_threads = 1 if "hf" in target.protocols else _THREADS
     in_parallel(send, [name for name in names if name != "zarr.json"], n_threads)
     in_parallel(target.remove, mark["stale"], n_threads)
+    if _mark(target) != mark:
+        raise CacheError(f"{target.url}: another push has begun there since. Push again when it is done.")
     send("zarr.json")
     target.remove(PUSH_MARK)
 
@@ -191,10 +193,17 @@ def _push_file(file: Path, target: _Target, force: bool) -> None:
         fs.put_file(str(file), path)
     else:
         fs.put_file(str(file), f"{path}.pushing")
+        _require_sent(file, target, f"{path}.pushing")  # before what is there is replaced
         fs.mv(f"{path}.pushing", path)
+    _require_sent(file, target, path)
+    target.on_bytes(size)
+
+
+def _require_sent(file: Path, target: _Target, path: str) -> None:
+    """Raises CacheError unless what is at the path is the file."""
+    fs, size = target.fs, file.stat().st_size
     if fs.size(path) != size or (target.verify and _digest_at(fs, path) != _digest_of(file)):
         raise CacheError(f"{target.url}: does not read back as it was sent. Push again with --force.")
-    target.on_bytes(size)
 
 
 def pull_cache(
@@ -230,7 +239,11 @@ def pull_cache(
             fetch_file(url, working, on_bytes)
         else:
             _pull_folder(url, working, on_bytes)
-        problems = validate_cache(working)
+        try:
+            problems = validate_cache(working)
+        except CacheError:  # so damaged that it cannot be looked into
+            discard(working, working)
+            raise
         if problems:
             discard(working, working)
             places = ", ".join(problem.place for problem in problems[:5])

@@ -82,6 +82,15 @@ class Store(ABC):
         """Drops what is kept locally of these rows; whether reading them again may give something else."""
         return False
 
+    def refetch(self) -> bool:
+        """Fetches once more what is kept locally as one file; False where there is none, or after the first time."""
+        return False
+
+    @property
+    def consolidated(self) -> bool:
+        """Whether a second copy of all metadata is there, which readers would believe."""
+        return False
+
     @abstractmethod
     def sizes(self) -> dict[str, int]:
         """Bytes stored, by array; under "" those of no array."""

@@ -112,7 +112,7 @@ class ZipSource(Source):
             fs, path = filesystem(self.url)
             self._lock = threading.Lock()  # a forked process may have got it locked
             try:
-                opened = os.getpid(), zipfile.ZipFile(_trying(self.url, lambda: fs.open(path, "rb")))
+                opened = os.getpid(), _trying(self.url, lambda: zipfile.ZipFile(fs.open(path, "rb")))
             except zipfile.BadZipFile as error:
                 raise CacheError(f"{self.url}: cannot be read as .zip ({error}).") from error
             self._opened = opened
@@ -218,6 +218,9 @@ class _Fetched:
         return open_remote, (self._url,)
 
     def refresh(self, name: str, rows: slice) -> bool:
+        return self.refetch()
+
+    def refetch(self) -> bool:
         if self._refreshed:
             return False
         self._refreshed = True
@@ -351,6 +354,8 @@ def _fetch_into(
             while block := _trying(url, lambda: remote.read(_BLOCK), tries=1):
                 out.write(block)
                 on_fetch(len(block))
+    with partial.open("rb") as out:
+        os.fsync(out.fileno())  # the note that it is whole comes after it
     if size is not None and partial.stat().st_size != size:
         raise CacheError(f"{url}: {partial.stat().st_size} of {size} bytes came. Run the same command again.")
 
@@ -367,8 +372,17 @@ def in_parallel(run: Callable[[str], Any], names: list[str], n_threads: int = _T
 
 
 def _info(url: str, fs: fsspec.AbstractFileSystem, path: str) -> Mapping[str, Any]:
+    def asked() -> Mapping[str, Any]:
+        try:
+            return fs.info(path)
+        except FileNotFoundError as error:
+            # On the web fsspec calls everything not found, with the true reason behind it.
+            if error.__cause__ is None or getattr(error.__cause__, "status", None) in (404, 410):
+                raise
+            raise error.__cause__ from error
+
     try:
-        return _trying(url, lambda: fs.info(path))
+        return _trying(url, asked)
     except FileNotFoundError as error:
         raise CacheError(f"{url}: not found. Check the address.") from error
 
@@ -384,7 +398,7 @@ def _trying(url: str, read: Callable[[], Any], tries: int = _TRIES) -> Any:
     for attempt in range(tries):
         try:
             return read()
-        except (FileNotFoundError, CacheError):
+        except (FileNotFoundError, CacheError, zipfile.BadZipFile):
             raise
         except Exception as error:  # every file system has its own
             if attempt == tries - 1 or isinstance(error, PermissionError):

@@ -114,8 +114,8 @@ def clear_leftovers(path: Path, cache_id: str) -> None:
 
 
 def replace(new: Path, path: Path) -> None:
-    """Gives a whole cache its name; what had it is removed only then."""
-    if path.exists():
+    """Gives a whole cache its name; what had it is removed only then. A link of that name is replaced, not followed."""
+    if path.exists() or path.is_symlink():
         bin_path = Path(f"{path}.discarded")
         _remove(bin_path)
         path.rename(bin_path)
@@ -138,7 +138,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _remove(entry: Path) -> None:
-    if entry.is_dir():
+    if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry)
     else:
         entry.unlink(missing_ok=True)

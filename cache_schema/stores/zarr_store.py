@@ -36,7 +36,8 @@ class ZarrStore(Store):
         opened = self._opened
         if opened is None or opened[0] != os.getpid():
             try:
-                group = zarr.open_group(self._zarr_store(), mode=self.mode, zarr_format=3)
+                store = self._zarr_store()
+                group = zarr.open_group(store, mode=self.mode, zarr_format=3, use_consolidated=False)
             except Exception as error:  # as many as there are storages and ways of damage
                 raise CacheError(f"{self.location}: no cache, or a damaged one (no Zarr v3 group: {error}).") from error
             opened = self._opened = os.getpid(), group
@@ -44,6 +45,10 @@ class ZarrStore(Store):
 
     def _zarr_store(self) -> Any:
         return self.folder
+
+    @property
+    def consolidated(self) -> bool:
+        return zarr.open_group(self._zarr_store(), mode="r", zarr_format=3).metadata.consolidated_metadata is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_opened": None}

@@ -18,20 +18,20 @@ def hear(
 
     Args:
         files: Recordings.
-        listen: Takes samples (n_samples,) float32 at SAMPLE_RATE; returns what JSON can hold.
+        listen: Takes samples (n_samples,) float32 at SAMPLE_RATE, of 16 bits; returns what JSON can hold.
         shown: Makes a line of that.
         as_json: Print JSON, by file.
 
     Raises:
         ClickException: some files could not be heard; the others have been printed.
     """
-    from pipeline.data.audio import read_audio
+    from pipeline.data.audio import read_audio, to_pcm, to_waveform
     from pipeline.errors import TkdError
 
     found, faults = {}, 0
     for file in files:
         try:
-            found[str(file)] = listen(read_audio(file))
+            found[str(file)] = listen(to_waveform(to_pcm(read_audio(file))))  # as clips are rendered
         except TkdError as error:
             faults += 1
             _say(str(error) if str(file) in str(error) else f"{file}: {error}", err=True)

@@ -176,6 +176,17 @@ def read_speech(root: Path, clip: Clip) -> np.ndarray:
     return read_audio(root / clip.speech_file, clip.speech_start, clip.speech_stop, clip.speed_percent)
 
 
+def speech_length(root: Path, clip: Clip) -> int:
+    """Returns how many samples `read_speech` gives at the recording's own speed, as its header has it.
+
+    Raises:
+        TkdError: it cannot be read.
+    """
+    with _opened(root / clip.speech_file) as file:
+        stop = file.frames if clip.speech_stop is None else clip.speech_stop
+        return n_resampled(stop - clip.speech_start, file.samplerate)
+
+
 def render_clip(root: Path, clip: Clip) -> np.ndarray:
     """Returns the clip's PCM, int16 (n_samples,): what the teacher hears and the students' features are made of.
 
@@ -193,7 +204,12 @@ def render_clip(root: Path, clip: Clip) -> np.ndarray:
     if clip.noise_file is not None:
         path, stretch = root / clip.noise_file, (clip.noise_start, clip.noise_stop)
         mixed += noise_crop(path, clip.noise_offset, clip.n_samples, *stretch) * np.float32(clip.noise_gain)
-    return np.clip(np.rint(mixed * np.float32(32768)), -32768, 32767).astype(np.int16)
+    return to_pcm(mixed)
+
+
+def to_pcm(waveform: np.ndarray) -> np.ndarray:
+    """Returns float32 samples, full scale 1, as int16 PCM: rounded, and cut off at full scale."""
+    return np.clip(np.rint(waveform * np.float32(32768)), -32768, 32767).astype(np.int16)
 
 
 def to_waveform(pcm: np.ndarray) -> np.ndarray:

@@ -19,6 +19,8 @@ NOISE_DBFS = (-45.0, -25.0)  # RMS of the noise crop, relative to full scale
 LONGEST = 600  # seconds a clip
 LARGEST_SNR = 60  # dB, either way: beyond it the quieter part falls below the last of 16 bits
 _PEAK = 0.99  # full scale is 1
+_SILENT = 1e-4  # RMS, -80 dB of full scale: what is raised from there is rounding
+_TRIES = 100  # to find a crop of noise that is not silent
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,21 @@ def mix(clip: Clip, root: Path, regions: list[NoiseRegion], recipe: MixRecipe, r
     """Returns `clip` placed at a random position inside a random crop of one of `regions`.
 
     The keyword (`speech_file`, whole, or none for silence) lies entirely inside the clip unless it is longer.
+
+    Raises:
+        TkdError: a recording cannot be read, or one of noise is silent.
     """
     region = regions[rng.integers(len(regions))]
     noise_offset = region.start + int(rng.integers(_n_starts(region, root, recipe.n_samples)))
     noise_dbfs, snr_db, position = rng.uniform(*NOISE_DBFS), rng.uniform(*recipe.snr_db), rng.random()
     noise = noise_crop(root / region.file, noise_offset, recipe.n_samples, region.start, region.stop)
+    for _ in range(_TRIES):
+        if not is_silent(noise):
+            break
+        noise_offset = region.start + int(rng.integers(_n_starts(region, root, recipe.n_samples)))
+        noise = noise_crop(root / region.file, noise_offset, recipe.n_samples, region.start, region.stop)
+    else:
+        raise TkdError(f"{root / region.file}: almost all of it is silent. Remove it from the noise.")
     noise_gain = 10 ** (noise_dbfs / 20) / max(_rms(noise), 1e-6)
     mixed = noise * noise_gain
     placed = {}
@@ -101,6 +113,11 @@ def _n_starts(region: NoiseRegion, root: Path, n_samples: int) -> int:
         return noise_length(root / region.file) - region.start
     n_region = region.stop - region.start
     return n_region - n_samples + 1 if n_region >= n_samples else n_region
+
+
+def is_silent(noise: np.ndarray) -> bool:
+    """Returns whether noise is too low to be heard at the levels that it is mixed at."""
+    return _rms(noise) < _SILENT
 
 
 def _rms(samples: np.ndarray) -> float:

@@ -34,6 +34,27 @@ class Checked:
     sha256: bytes  # of the file
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Returns the files in a folder and those below it, sorted; links to folders are followed, unless they lead up."""
+    found = []
+    for where, folders, files in os.walk(folder, followlinks=True):
+        if os.path.islink(where) and os.path.realpath(where) in map(os.path.realpath, Path(where).parents):
+            folders.clear()
+        else:
+            found += [Path(where, name) for name in files]
+    return sorted(found)
+
+
+def hidden(path: Path, folder: Path) -> bool:
+    """Returns whether a file, or a folder on the way to it from `folder`, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def unreadable_name(path: Path | str) -> bool:
+    """Returns whether the path holds bytes that are not UTF-8."""
+    return any("\udc80" <= character <= "\udcff" for character in os.fspath(path))  # how Python carries them
+
+
 def check_recordings(paths: Iterable[Path]) -> dict[Path, Checked | TkdError]:
     """Returns for each of `paths` what it is, or why it cannot be used; several are read at a time, by threads.
 

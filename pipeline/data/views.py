@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.data.audio import speech_length
 from pipeline.data.clip import Clip
 from pipeline.data.manifest import Manifest, in_order
 from pipeline.data.mixing import MixRecipe, NoiseRegion, mix, noise_regions
@@ -108,21 +109,36 @@ def _view(manifest: Manifest, clip: Clip, number: int, noise: list[NoiseRegion],
         fresh = dataclasses.replace(clip, speech_offset=0, speed_percent=speed)
         view = mix(fresh, manifest.audio_root, noise, MixRecipe(clip.n_samples, tuple(snr_db)), rng)
     else:
-        view = _moved(clip, speed, round(recipe.shift_seconds * manifest.info.sample_rate), rng)
+        n_recorded = clip.n_samples if clip.speech_file is None else speech_length(manifest.audio_root, clip)
+        view = _moved(clip, n_recorded, speed, round(recipe.shift_seconds * manifest.info.sample_rate), rng)
         view = _quieter(view, rng.uniform(*recipe.gain_db))
     return dataclasses.replace(view, clip_id=f"{clip.clip_id}#{number}", view=number)
 
 
-def _moved(clip: Clip, speed: int, shift: int, rng: np.random.Generator) -> Clip:
+def _moved(clip: Clip, n_recorded: int, speed: int, shift: int, rng: np.random.Generator) -> Clip:
     """Returns the clip of the same length with its recording at another speed, and shifted by up to `shift` samples.
 
     A tenth of the clip at most, beyond what the speed leaves over or cuts off; an event that is known stays inside, or
-    as much of it as fits. Noise is another crop of its stretch, if that has one.
+    as much of it as fits. Of a recording that the clip is cut from, the middle stays the clip's. Noise is another crop
+    of its stretch, if that has one.
+
+    Args:
+        clip: The clip.
+        n_recorded: Samples of its recording, or part of one, at its own speed.
+        speed: In percent.
+        shift: In samples.
+        rng: What is drawn is drawn from it.
     """
     n, faster = clip.n_samples, 100 / speed
     shift = min(shift, n // 10)
-    spare = n - math.ceil((n - clip.speech_offset) * faster)  # samples that are left over, or cut off if negative
-    low, high = min(0, spare) - shift, max(0, spare) + shift
+    if clip.speech_offset < 0:
+        middle = round(n / 2 - (n / 2 - clip.speech_offset) * faster)
+        spare = math.ceil(abs(n - n * faster) / 2)
+        low, high = middle - spare - shift, middle + spare + shift
+    else:
+        heard = min(n_recorded, n - clip.speech_offset)
+        length, first = math.ceil(heard * faster), round(clip.speech_offset * faster)
+        low, high = first - max(0, first + length - n) - shift, first + max(0, heard - length) + shift
     event = {}
     if clip.event_start >= 0:
         start, stop = ((time - clip.speech_offset) * faster for time in (clip.event_start, clip.event_stop))

@@ -27,6 +27,11 @@ def require_suited(cache: Cache, splits: dict[str, Split], student: type[Student
             f"{cache.path}: does not say when its feature frames are (tkd_cache.features.frame_offset: the sample at "
             "which frame 0 is centred). Have whoever built it add that."
         )
+    if not isinstance(cache.metadata["features"].get("n_mels"), int):
+        raise TkdError(
+            f"{cache.path}: does not say how many mel bins its features have (tkd_cache.features.n_mels), and without "
+            "that nobody can use the student. Have whoever built it add that."
+        )
     if config.attention == "own" and not has_attention(built):
         raise TkdError(f"{name} has no attention of its own. Train it with --attention query.")
     for split in splits.values():

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cache_schema import (
+    Busy,
     CacheError,
     begun,
     clear_leftovers,
@@ -29,9 +30,9 @@ from pipeline.errors import TkdError
 from pipeline.extract.config import Share
 from pipeline.extract.plan import PROVENANCE, Outline, other_than
 from pipeline.lock import in_turn
-from pipeline.progress import Progress
+from pipeline.progress import Progress, say
 
-WAIT_SECONDS = 60  # for another job to begin, which takes moments
+WAIT_SECONDS = 3600  # for other jobs to begin, one after the other: of millions of clips each takes a minute
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,24 @@ def write_cache(
             fill(out, outline, range(n_partitions), write, doing)
             return Built(finalise(out), n_partitions, n_partitions)
     with ExitStack() as job:
-        with only_one(out, WAIT_SECONDS):
+        with _when_others_have_begun(out):
             if cache_id := begin(out, outline, force):
                 return Built(cache_id, n_partitions, n_partitions, already=True)
             job.enter_context(hold_share(out, share.index, share.n_shares))
         fill(out, outline, share.partitions(n_partitions), write, doing)
     return _finalise_if_whole(out, n_partitions)
+
+
+@contextmanager
+def _when_others_have_begun(out: Path) -> Iterator[None]:
+    """Holds `only_one(out)`; jobs that start together begin one after the other."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(only_one(out))
+        except Busy as error:
+            say(f"{error} Waiting: it may be another share that begins.")
+            held.enter_context(only_one(out, WAIT_SECONDS))
+        yield
 
 
 def begin(out: Path, outline: Outline, force: bool) -> str | None:

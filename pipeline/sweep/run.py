@@ -1,6 +1,7 @@
 """A sweep, top to bottom: every cell of the grid trained once, as many at a time as there are workers."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -119,7 +120,8 @@ def _hand_out(cells: Cells, job: Job, client, overview: Overview) -> None:
         while len(running) < overview.n_workers and (cell := cells.next()) is not None:
             cell.begin()
             # Pure, the same cell of an earlier sweep, with the failure it had, would be found again.
-            running[client.submit(train_cell, job, cell.config, cell.path, pure=False)] = cell
+            beside = max(Counter(address.rpartition(":")[0] for address in client.nthreads()).values())
+            running[client.submit(train_cell, job, cell.config, cell.path, beside, pure=False)] = cell
         if running:
             with suppress(TimeoutError):
                 wait(list(running), timeout=_REFRESH_SECONDS, return_when="FIRST_COMPLETED")

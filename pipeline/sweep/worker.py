@@ -16,6 +16,7 @@ from cache_schema import Cache, CacheError, open_cache
 from pipeline.allocation import keep_freed_memory
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.data.decoded import decoded_once
+from pipeline.distill.data.memory import default_memory
 from pipeline.distill.train import train
 from pipeline.errors import TkdError
 from pipeline.lock import Busy, in_turn
@@ -33,12 +34,19 @@ class Job:
     frame_weights: tuple[str, ...]  # of all cells
     decoded: Path | None  # see `decoded_once`; on workers of other machines each of these has its own
     elsewhere: bool  # the workers are a scheduler's
-    memory: int | None  # bytes the cache may take in a worker; None: half of what is available
+    memory: int | None  # bytes the cache may take in a worker, elsewhere: on a machine; None: half of what is available
     threads: int | None  # for torch; None: as the worker was started
 
 
-def train_cell(job: Job, config: TrainConfig, out: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """Trains a cell and returns its metrics, or None and why it failed; what it says goes to the file `out`.log."""
+def train_cell(job: Job, config: TrainConfig, out: Path, n_beside: int = 1) -> tuple[dict[str, Any] | None, str | None]:
+    """Trains a cell and returns its metrics, or None and why it failed; what it says goes to the file `out`.log.
+
+    Args:
+        job: What all cells have in common.
+        config: The cell.
+        out: Its run.
+        n_beside: Workers of one machine, which share its memory; with those of this process the job has shared already.
+    """
     log = out.with_name(f"{out.name}.log")
     with _ONE_AT_A_TIME, ExitStack() as held:
         try:
@@ -50,7 +58,10 @@ def train_cell(job: Job, config: TrainConfig, out: Path) -> tuple[dict[str, Any]
             _use_device()
         try:
             cache, decoded = _opened(job)
-            return train_when_free(cache, config, out, job.memory, decoded), None
+            memory = job.memory
+            if job.elsewhere and decoded is None:
+                memory = (memory or default_memory()) // n_beside
+            return train_when_free(cache, config, out, memory, decoded), None
         except Exception as error:
             return None, reason(error, f" (more in {log})")
 

@@ -71,14 +71,31 @@ def drop_broken_checkpoints(work: Path, n_processes: int) -> None:
             shutil.rmtree(checkpoint)
 
 
+def find_best_checkpoint(work: Path) -> None:
+    """Lets the last checkpoint name the best one where it is now: the Trainer notes an absolute path."""
+    if (last := _last_checkpoint(work)) is None:
+        return
+    file = last / "trainer_state.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    noted = state.get("best_model_checkpoint")
+    best = work.absolute() / Path(noted or "").name
+    if noted and noted != str(best) and best.is_dir():
+        partial = file.with_name("trainer_state.json.partial")
+        partial.write_text(json.dumps({**state, "best_model_checkpoint": str(best)}), encoding="utf-8")
+        partial.replace(file)
+
+
+def _last_checkpoint(work: Path) -> Path | None:
+    return max(work.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), default=None)
+
+
 def epochs_if_over(work: Path) -> int | None:
     """Returns after how many epochs the training ended, if it did: by itself, by early stopping; else None.
 
     The Trainer would train on from the checkpoint of one that was stopped early.
     """
-    checkpoints = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
-    if not checkpoints:
+    if (last := _last_checkpoint(work)) is None:
         return None
-    state = json.loads((checkpoints[-1] / "trainer_state.json").read_text(encoding="utf-8"))
+    state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
     stopped = state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"]
     return round(state["epoch"]) if stopped else None

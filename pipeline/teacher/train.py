@@ -25,7 +25,13 @@ from pipeline.teacher.clips import LikeLengths, TrainingClips, WholeClips, colla
 from pipeline.teacher.config import TeacherConfig
 from pipeline.teacher.machine import named_failures, one_gpu, require_precision
 from pipeline.teacher.model import Teacher, TeacherInfo, all_finite, require_lengths, save_teacher
-from pipeline.teacher.resume import claim, drop_broken_checkpoints, epochs_if_over, settings_of
+from pipeline.teacher.resume import (
+    claim,
+    drop_broken_checkpoints,
+    epochs_if_over,
+    find_best_checkpoint,
+    settings_of,
+)
 
 
 def train_teacher(manifest: Manifest, config: TeacherConfig, out: Path, force: bool = False) -> TeacherInfo:
@@ -77,6 +83,7 @@ def train_teacher(manifest: Manifest, config: TeacherConfig, out: Path, force: b
             held.enter_context(only_one(out))
             claim(work, settings_of(manifest, config, teacher, processes.num_processes), force)
             drop_broken_checkpoints(work, processes.num_processes)
+            find_best_checkpoint(work)
 
         in_first_process(processes, take_over)
         info = _train(manifest, config, teacher, work)
@@ -124,9 +131,13 @@ def _replace(teacher: Teacher, info: TeacherInfo, work: Path, out: Path, dtype: 
 
 def _shortest(teacher: Teacher) -> int:
     """Returns how many samples a training clip needs: one frame, or one mask where SpecAugment is on."""
+    masked = teacher.encoder.config.mask_time_length - 1 if _masks_time(teacher) else 0
+    return teacher.min_samples + masked * teacher.hop_length
+
+
+def _masks_time(teacher: Teacher) -> bool:
     encoder = teacher.encoder.config
-    masks = getattr(encoder, "apply_spec_augment", True) and encoder.mask_time_prob > 0  # as transformers asks
-    return teacher.min_samples + (encoder.mask_time_length - 1 if masks else 0) * teacher.hop_length
+    return getattr(encoder, "apply_spec_augment", True) and encoder.mask_time_prob > 0  # as transformers asks
 
 
 def _by_length(manifest: Manifest, split: str) -> WholeClips:
@@ -145,6 +156,8 @@ class _Trainer(Trainer):
 def _trainer(teacher: Teacher, manifest: Manifest, config: TeacherConfig, work: Path) -> Trainer:
     if config.freeze_feature_encoder:
         teacher.encoder.feature_extractor._freeze_parameters()  # as every `freeze_feature_encoder` of transformers does
+    if not _masks_time(teacher) and hasattr(teacher.encoder, "masked_spec_embed"):
+        teacher.encoder.masked_spec_embed.requires_grad_(False)  # several processes wait for every gradient
     if config.gradient_checkpointing:
         teacher.encoder.activation_checkpointing_enable({"use_reentrant": False})
     task, metric = manifest.info.task, METRICS[manifest.info.task]

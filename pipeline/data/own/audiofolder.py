@@ -21,9 +21,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.data.own.listing import Listing, Row, speaker_of, unreadable_name
+from pipeline.data.own.listing import Listing, Row, speaker_of
 from pipeline.data.own.table import SPLIT_NAMES, read_table
-from pipeline.data.recordings import LeftOut
+from pipeline.data.recordings import LeftOut, files_below, unreadable_name
 from pipeline.errors import TkdError
 from pipeline.progress import say
 
@@ -42,7 +42,7 @@ def list_audiofolder(folder: Path | str) -> Listing:
     root = Path(folder).resolve()
     if not root.is_dir():
         raise TkdError(f"{folder}: no such folder. Give --root a folder laid out as for datasets' AudioFolder.")
-    files = [path for path in sorted(root.rglob("*")) if not path.is_dir() and not _hidden(path.relative_to(root))]
+    files = [path for path in files_below(root) if not _hidden(path.relative_to(root))]
     tables = [path for path in files if path.name in _TABLES]
     files = [path for path in files if path.name not in _NOT_LISTED]
     listing = _from_tables(root, tables, files) if tables else _from_folders(root, files)

@@ -36,8 +36,8 @@ def deal(clips: list[Dealt], place: object, every_label: bool, seed: int) -> lis
         seed: Another one deals anew.
 
     Raises:
-        TkdError: nothing is in train, a speaker is in two splits, too few speakers, too few recordings of a label
-            (`every_label`), or none of a label to train on.
+        TkdError: nothing is in train, a speaker is in two splits, too few speakers where all recordings are of known
+            ones, too few recordings of a label (`every_label`), or none of a label to train on.
     """
     given = {clip.split for clip in clips} - {None}
     heldout = tuple(split for split in SPLITS[1:] if split not in given)
@@ -61,6 +61,14 @@ def deal(clips: list[Dealt], place: object, every_label: bool, seed: int) -> lis
             if heldout
             else f"{place}: no recording of {label} is in the split train. Add some, or remove the label."
         )
+    for split in heldout:
+        there = {label for clip, where in zip(clips, splits, strict=True) if where == split for label in clip.labels}
+        if lacking := sorted(trained - there) if any(clip.speaker for clip in clips) else []:
+            named = ", ".join(lacking)
+            fault = f"{place}: no recording of {named} is in {split}; a speaker's recordings stay together."
+            if every_label:
+                raise TkdError(f"{fault} Add speakers, or give another --seed.")
+            say(fault)
     return splits
 
 
@@ -80,9 +88,12 @@ def _check_speakers(clips: list[Dealt], place: object) -> None:
 def _deal(clips: list[Dealt], heldout: tuple[str, ...], place: object, every_label: bool, seed: int) -> list[str]:
     groups = _groups(clips)
     splits = ["train"] * len(clips)
-    for what, members in _strata(clips, groups).items():
+    strata = _strata(clips, groups)
+    for what, members in strata.items():
         if len(members) <= len(heldout):
-            if every_label or what == "speakers":
+            if what == "speakers" and len(strata) > 1:
+                say(f"{place}: {len(members)} of known speakers, too few to deal: all in train")
+            elif every_label or what == "speakers":
                 needed = [split for split in SPLITS if split == "train" or split in heldout]
                 needed = f"{', '.join(needed[:-1])} and {needed[-1]}"
                 raise TkdError(f"{place}: {len(members)} {what}; {needed} need one each. Add some.")

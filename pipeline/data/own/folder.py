@@ -11,8 +11,8 @@ they are not.
 
 from pathlib import Path
 
-from pipeline.data.own.listing import Listing, Row, speaker_of, unreadable_name
-from pipeline.data.recordings import LeftOut
+from pipeline.data.own.listing import Listing, Row, speaker_of
+from pipeline.data.recordings import LeftOut, unreadable_name
 from pipeline.errors import TkdError
 
 

@@ -1,9 +1,10 @@
 """From recordings that are listed, in folders or in a table, to the clips of a dataset."""
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.data.audio import n_resampled
 from pipeline.data.clip import SAMPLE_RATE, Clip
@@ -22,6 +23,7 @@ from pipeline.data.recordings import (
 from pipeline.errors import TkdError
 from pipeline.progress import say
 
+_OVERSHOOT = 1.05  # full scale is 1; decoders go a little beyond, which is cut off
 _ROUNDED_SECONDS = 0.01  # by how much an end may lie beyond the recording's: lengths are written down rounded
 
 
@@ -145,7 +147,7 @@ def _filled(listing: Listing) -> Listing:
 
 def _usable(listing: Listing, checked: dict[Path, Checked | TkdError], left_out: list[LeftOut]) -> list[Row]:
     """Returns the rows whose clips can be made; adds to `left_out` what the others lack, a recording's fault once."""
-    usable, named, by_content, by_part, splits = [], set(), {}, {}, {}
+    usable, named, by_content, by_part, splits, ids = [], set(), {}, {}, {}, {}
     for row in listing.rows:
         found = checked[row.path]
         if isinstance(found, Checked):
@@ -164,6 +166,9 @@ def _usable(listing: Listing, checked: dict[Path, Checked | TkdError], left_out:
             fault = (
                 f"{row.path} is in {row.split} here, in {first.split} at {first.place}. Keep a recording in one split."
             )
+        clip_id = _clip_id(row, found, listing.root)
+        if not fault and (first := ids.setdefault(clip_id, row)) is not row:
+            fault = f"the clip_id {clip_id} is that of {first.place or first.path}, too. Give it another."
         if fault:
             left_out.append(LeftOut(_relative(row.path, listing.root), _placed(row, fault)))
         else:
@@ -179,6 +184,8 @@ def _part_fault(row: Row, found: Checked) -> str | None:
     seconds = found.recording.n_frames / found.recording.sample_rate
     if row.end is not None and row.end > seconds + _ROUNDED_SECONDS:
         return f"ends at {row.end:g} s, {row.path} is {seconds:.3f} s long. Mend or remove the line."
+    if row.event is not None and row.event[1] > seconds + _ROUNDED_SECONDS:
+        return f"the event ends at {row.event[1]:g} s, {row.path} is {seconds:.3f} s long. Mend or remove the line."
     start, stop = _part(row, found)
     error = too_short(row.path, n_resampled(max(0, stop - start), found.recording.sample_rate))
     return str(error) if error else None
@@ -188,6 +195,12 @@ def _part(row: Row, found: Checked) -> tuple[int, int]:
     """Returns the first sample of the clip's part of the recording, and the one after it, at its own rate."""
     rate, n_frames = found.recording.sample_rate, found.recording.n_frames
     return round(row.start * rate), n_frames if row.end is None else min(round(row.end * rate), n_frames)
+
+
+def _clip_id(row: Row, found: Checked, root: Path) -> str:
+    (start, stop), file = _part(row, found), _relative(row.path, root)
+    whole = (start, stop) == (0, found.recording.n_frames)
+    return row.clip_id or (file if whole else f"{file}#{start}-{stop}")
 
 
 def _clip(row: Row, split: str, found: Checked, root: Path, index: dict[str, int], config: RecordingsConfig) -> Clip:
@@ -200,15 +213,17 @@ def _clip(row: Row, split: str, found: Checked, root: Path, index: dict[str, int
     event = (-1, -1)
     if row.event is not None:
         moved = [round((seconds - start / rate) * SAMPLE_RATE) + offset for seconds in row.event]
-        heard = tuple(min(max(sample, 0), n_samples) for sample in moved)
+        last = min(n_samples, offset + n_recorded)
+        heard = tuple(min(max(sample, 0), last) for sample in moved)
         event = heard if heard[0] < heard[1] else event
     return Clip(
-        clip_id=row.clip_id or (file if whole else f"{file}#{start}-{stop}"),
+        clip_id=_clip_id(row, found, root),
         split=split,
         labels=tuple(sorted(index[label] for label in row.labels)),
         n_samples=n_samples,
         speech_file=file,
         speech_offset=offset,
+        speech_gain=1.0 if found.recording.peak <= _OVERSHOOT else float(np.float32(1 / found.recording.peak)),
         speaker=row.speaker,
         event_start=event[0],
         event_stop=event[1],
@@ -221,8 +236,3 @@ def speaker_of(path: Path) -> str | None:
     """Returns SPEAKER of a file named `SPEAKER_nohash_N.wav`, as in Speech Commands; None of another."""
     name, marked, _ = path.name.partition("_nohash_")
     return name if marked and name else None
-
-
-def unreadable_name(path: Path) -> bool:
-    """Returns whether the path holds bytes that are not UTF-8."""
-    return any("\udc80" <= character <= "\udcff" for character in os.fspath(path))  # how Python carries them

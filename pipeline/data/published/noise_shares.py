@@ -1,12 +1,22 @@
 """Noise recordings shared out to the splits: whole where there are many, in stretches where there are few."""
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.data.audio import noise_crop
 from pipeline.data.clip import SAMPLE_RATE, SPLITS
-from pipeline.data.mixing import NoiseRegion
-from pipeline.data.recordings import Checked, LeftOut, check_recordings, report
+from pipeline.data.mixing import NoiseRegion, is_silent
+from pipeline.data.recordings import (
+    Checked,
+    LeftOut,
+    check_recordings,
+    files_below,
+    hidden,
+    report,
+    unreadable_name,
+)
 from pipeline.errors import TkdError
 
 MANY = 15  # recordings: each is one split's alone; fewer are each cut in three
@@ -31,7 +41,7 @@ def noise_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise TkdError(f"{folder}: no such folder. Give --noise a folder of recordings of noise.")
-    paths = (path for path in folder.rglob("[!.]*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    paths = (path for path in files_below(folder) if path.suffix.lower() in _SUFFIXES and not hidden(path, folder))
     if not (found := sorted(paths)):
         raise TkdError(f"{folder}: no recordings of noise in it ({', '.join(_SUFFIXES)}). Give another --noise.")
     return found
@@ -59,6 +69,8 @@ def share_noise(folder: Path, prefix: str, seed: int, strict: bool) -> NoiseShar
     left_out, by_content = [], {}
     for name, path in names.items():
         found = checked[path]
+        if unreadable_name(path):
+            found = TkdError(f"{path}: its name is not UTF-8. Rename or remove it.")
         if isinstance(found, Checked) and (first := by_content.setdefault(found.sha256, name)) != name:
             found = TkdError(f"{path}: the same recording as {first}. Remove one.")
         if isinstance(found, TkdError):
@@ -76,6 +88,11 @@ def share_noise(folder: Path, prefix: str, seed: int, strict: bool) -> NoiseShar
                     f"{names[name]}: {found.recording.n_samples / SAMPLE_RATE:.2f} s{shared}; every split needs "
                     f"{SHORTEST_STRETCH / SAMPLE_RATE:g} s of it. Give longer recordings, or {MANY} and more.",
                 )
+            )
+            del usable[name]
+        elif silent := [] if not cut else _silent(names[name], found.recording.n_samples):
+            left_out.append(
+                LeftOut(name, f"{names[name]}: nothing is heard in its stretch for {silent[0]}. Cut or remove it.")
             )
             del usable[name]
     report(left_out, len(names), "recordings of noise", folder, strict)
@@ -100,12 +117,21 @@ def share_noise(folder: Path, prefix: str, seed: int, strict: bool) -> NoiseShar
 def _cut(usable: dict[str, Checked], prefix: str) -> dict[str, list[NoiseRegion]]:
     regions: dict[str, list[NoiseRegion]] = {split: [] for split in SPLITS}
     for name, found in usable.items():
-        n_samples = found.recording.n_samples
-        n_heldout = int(HELDOUT * n_samples)
-        borders = (0, n_samples - 2 * n_heldout, n_samples - n_heldout, n_samples)
-        for split, start, stop in zip(SPLITS, borders[:-1], borders[1:], strict=True):
+        for split, (start, stop) in _stretches(found.recording.n_samples).items():
             regions[split].append(NoiseRegion(prefix + name, start, stop))
     return regions
+
+
+def _stretches(n_samples: int) -> dict[str, tuple[int, int]]:
+    n_heldout = int(HELDOUT * n_samples)
+    borders = (0, n_samples - 2 * n_heldout, n_samples - n_heldout, n_samples)
+    return dict(zip(SPLITS, itertools.pairwise(borders), strict=True))
+
+
+def _silent(path: Path, n_samples: int) -> list[str]:
+    """Returns the splits whose stretch of a recording holds nothing that can be made louder."""
+    stretches = _stretches(n_samples).items()
+    return [split for split, (start, stop) in stretches if is_silent(noise_crop(path, start, stop - start))]
 
 
 def _dealt(usable: dict[str, Checked], prefix: str, seed: int) -> dict[str, list[NoiseRegion]]:

@@ -216,7 +216,7 @@ def describe(
 
 def words_names_and_sizes(copy: Path) -> str:
     """Returns a digest of the names and sizes of the copy's lists and recordings: another copy has another."""
-    return names_and_sizes([*copy.glob("*_list.txt"), *copy.glob("[!.]*/*.wav")], copy)
+    return names_and_sizes([*copy.glob("*_list.txt"), *copy.glob("[!.]*/[!.]*.wav")], copy)
 
 
 def _lists(copy: Path, config: SpeechCommandsConfig) -> dict[str, list[str]]:
@@ -236,6 +236,7 @@ def _lists(copy: Path, config: SpeechCommandsConfig) -> dict[str, list[str]]:
             raise TkdError(
                 f"{copy}: a name that is not WORD/SPEAKER_nohash_N.wav ({error}). Unpack it again."
             ) from error
+        names = (name for name in names if not Path(name).name.startswith("."))  # as macOS leaves them on other disks
         found[split] = sorted(name for name in names if _word(name) in words and (copy / name).is_file())
     return found
 

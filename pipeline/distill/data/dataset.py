@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from cache_schema import Cache, open_cache
+from cache_schema import Cache, open_cache, require_same
 from pipeline.distill.data.order import POOL, clips_of, one_view, pieces_of, shuffled
 
 _SMALL = ("clip_id", "label", "labels", "n_feature_frames", "n_frames", "event_start", "event_stop")
@@ -33,11 +33,15 @@ class CacheDataset(Dataset):
         cache: A finished cache.
         split: train, validation or test.
         n_partitions: Partitions kept in memory by each process, and shuffled together by `order`.
+
+    Raises:
+        CacheError: (of a clip, too) the cache is damaged, or was replaced by another.
     """
 
     def __init__(self, cache: Cache, split: str, n_partitions: int = POOL) -> None:
         rows = cache.split_rows(split)
         self.location, self.n_partitions = cache.location, n_partitions
+        self._identity = cache.metadata["cache_id"]
         self._first, self._n, self._layout = int(rows[0]) if len(rows) else 0, len(rows), cache.layout
         self._clip_of = clips_of(*(cache.read(name)[rows] for name in ("clip_id", "view")))
         self._forget()
@@ -86,6 +90,7 @@ class CacheDataset(Dataset):
             self._forget()
         if self._cache is None:
             self._cache = open_cache(self.location)
+            require_same(self._cache, self._identity)
             self._columns = {name: self._cache.read(name) for name in _SMALL if name in self._cache.specs}
         if index not in self._kept:
             self._kept[index] = {name: self._cache.read(name, [index]) for name in _LARGE if name in self._cache.specs}

@@ -85,7 +85,7 @@ def _held(folder: Path, wanted: dict[str, tuple[Split, str]], needed: int, allow
         finally:
             with suppress(BlockingIOError):  # others use it
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
+                _remove(folder)
 
 
 def _write(folder: Path, wanted: dict[str, tuple[Split, str]], needed: int) -> bool:
@@ -134,8 +134,17 @@ def _clear(place: Path, name: str) -> None:
         if folder.name != name:
             with lock.open("a") as held, suppress(BlockingIOError):
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for left in (folder, folder.with_name(f"{folder.name}.partial")):
-                    shutil.rmtree(left, ignore_errors=True)
+                with suppress(OSError):
+                    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder and what is half written or half removed of it; a half of one is never taken for the whole."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(partial)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _lock_of(folder: Path) -> Path:
