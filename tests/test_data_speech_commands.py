@@ -197,12 +197,13 @@ def test_training_mixes_afresh_within_the_training_stretches(copy, tmp_path):
     """What is for validation and test is made silent: no epoch of training hears silence."""
     silenced = tmp_path / "copy"
     shutil.copytree(copy, silenced)
+    data = prepared("nscv2", tmp_path / "n", "--root", silenced, "--length", "2")
     for name in BACKGROUND:
         path = silenced / "_background_noise_" / f"{name}.wav"
         pcm = soundfile.read(path, dtype="int16")[0]
         pcm[288_000:] = 0
         soundfile.write(path, pcm, 16000, subtype="PCM_16")
-    clips = TrainingClips(prepared("nscv2", tmp_path / "n", "--root", silenced, "--length", "2"), seed=0)
+    clips = TrainingClips(data, seed=0)
     quiet = [index for index, clip in enumerate(clips.clips) if clip.labels == (0,)]
     for clips.epoch in range(20):
         for clips.n_samples in (8000, None):
