@@ -28,7 +28,8 @@ from pipeline.extract.evaluate import evaluate_teacher
 from pipeline.teacher.config import TeacherConfig
 from pipeline.teacher.machine import named_failures
 from pipeline.teacher.model import load_teacher
-from pipeline.teacher.train import train_teacher
+from pipeline.teacher.resume import find_best_checkpoint
+from pipeline.teacher.train import _trainer, train_teacher
 
 
 @pytest.fixture
@@ -362,3 +363,23 @@ def test_scores_without_known_events_are_valid_json_and_no_warning(tiny_data, tm
 def test_a_teacher_of_other_labels_cannot_be_scored(tiny_data, tmp_path):
     result = command("teacher", "evaluate", "--data", tiny_data.root, "--teacher", tiny_folder(tmp_path / "t", "abc"))
     assert result.exit_code == 1 and "knows a, b, c; dataset" in result.stderr
+
+
+def test_the_best_checkpoint_is_found_where_it_is_now(tmp_path):
+    """The Trainer notes its absolute path, and takes the last one's weights for the best where that is gone."""
+    for step in (3, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    state = {"best_model_checkpoint": "/elsewhere/t.partial/checkpoint-3", "epoch": 2.0}
+    (tmp_path / "checkpoint-20" / "trainer_state.json").write_text(json.dumps(state))
+    find_best_checkpoint(tmp_path)
+    found = json.loads((tmp_path / "checkpoint-20" / "trainer_state.json").read_text())
+    assert found == {**state, "best_model_checkpoint": str(tmp_path / "checkpoint-3")}
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_what_gets_no_gradient_is_not_trained(tiny_data, config, tmp_path, masks):
+    """Several processes would wait for it in every step."""
+    teacher = load_teacher(str(tiny_folder(tmp_path / "t", tiny_data.info.labels)))[0]
+    teacher.encoder.config.apply_spec_augment, teacher.encoder.config.mask_time_prob = masks, 0.5
+    _trainer(teacher, tiny_data, dataclasses.replace(config, freeze_feature_encoder=False), tmp_path / "work")
+    assert teacher.encoder.masked_spec_embed.requires_grad is masks
