@@ -52,7 +52,7 @@ setup: .venv/.done  ## make the virtual environment (a step of every target that
 	touch $@
 
 demo: setup $(CACHE)  ## data, teacher's cache, a CRNN without and with distillation: tables, a picture and a page
-	$(BIN)/tkd sweep --cache $(CACHE) --students crnn --kd-weights 0,0.25 --seeds 1 $(BFLOAT16) --out runs/demo
+	$(BIN)/tkd sweep --cache $(CACHE) --students crnn --kd-weights 0,0.5 --seeds 1 $(BFLOAT16) --out runs/demo
 	$(BIN)/tkd report runs/demo --data data/$(DATA)
 
 teacher-cache: setup $(CACHE)  ## stage one: DATASET=mini|synth|nscv2|speech_commands|fsd50k LENGTH=8 TEACHER=bundled, ROOT, BASE

@@ -117,7 +117,7 @@ def test_the_page_shows_how_a_model_is_used_without_tkd(exported, tmp_path, monk
     page = Path(__file__).parent.parent.joinpath("docs", "export.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "mini-crnn-kd0.25-seed0").symlink_to(exported[0].parent)
+    (tmp_path / "runs" / "mini-crnn-kd0.5-seed0").symlink_to(exported[0].parent)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)

@@ -23,7 +23,7 @@ def evaluate_command(run, cache_path, split, memory, as_json) -> None:
 
     \b
     Example:
-      tkd evaluate runs/mini-crnn-kd0.25-seed0
+      tkd evaluate runs/mini-crnn-kd0.5-seed0
     """
     from cache_schema import CacheError, open_cache
     from pipeline.distill.data import load_splits

@@ -35,7 +35,7 @@ def export_command(run, kind, int8, length, cache_path, out, force, as_json) -> 
 
     \b
     Example:
-      tkd export runs/mini-crnn-kd0.25-seed0 --format onnx --int8
+      tkd export runs/mini-crnn-kd0.5-seed0 --format onnx --int8
     """
     from cache_schema import CacheError, open_cache
     from pipeline.distill.run import read_run
@@ -83,7 +83,7 @@ def detect_command(model, files, threshold, hop, as_json) -> None:
 
     \b
     Example:
-      tkd detect runs/mini-crnn-kd0.25-seed0/model.onnx meeting.wav
+      tkd detect runs/mini-crnn-kd0.5-seed0/model.onnx meeting.wav
     """
     from pipeline.data.clip import SAMPLE_RATE
     from pipeline.errors import TkdError

@@ -18,7 +18,7 @@ def predict_command(run, files, as_json) -> None:
 
     \b
     Example:
-      tkd predict runs/mini-crnn-kd0.25-seed0 a.wav b.flac
+      tkd predict runs/mini-crnn-kd0.5-seed0 a.wav b.flac
     """
     from pipeline.distill.run import read_run
     from pipeline.predict import Predictor

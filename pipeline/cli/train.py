@@ -129,7 +129,7 @@ def train_command(cache_path, threads, memory, out, resume, force, as_json, **se
 
     \b
     Example:
-      tkd-train --cache caches/mini.zarr --student crnn --kd-weight 0.25
+      tkd-train --cache caches/mini.zarr --student crnn --kd-weight 0.5
     """
     config = checked(TrainConfig, **settings)
     if resume and force:
