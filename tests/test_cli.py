@@ -121,6 +121,8 @@ def test_failures_are_one_line_and_exit_code_1(tmp_path, tiny_cache, tiny_data, 
         "no such teacher": ["cache", "build", "--data", tiny_data.root, "--teacher", "t", "--out", tmp_path / "c.zarr"],
         "a complete run": ["train", "--cache", tiny_cache, "--out", tiny_run],
         "no run here": ["evaluate", tmp_path],
+        f"a folder of runs, expected one of them: {tiny_run.name}": ["evaluate", tiny_run.parent],
+        f"Did you mean {tiny_run.name}?": ["evaluate", f"{tiny_run}x"],
         "no complete runs": ["report", tmp_path],
         "Not a directory": ["report", tiny_run, "--out", tmp_path / "notes.txt" / "report"],
     }
@@ -284,3 +286,13 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, expected):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment | given)
     assert done.stdout.strip() == expected, done.stderr
+
+
+def test_an_interrupted_training_says_how_to_go_on(tiny_cache, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.distill.train.train", interrupted)
+    shown = run("train", "--cache", tiny_cache, "--out", tmp_path / "run")
+    assert shown.exit_code == 1
+    assert f"{tmp_path / 'run'}: interrupted. To go on: the same command with --resume." in shown.stderr

@@ -147,7 +147,7 @@ def test_a_rate_that_cannot_be_resampled_is_named(tmp_path, rate):
 
 
 def test_a_missing_recording_is_named(tmp_path):
-    with pytest.raises(TkdError, match=r"a\.wav: cannot be read as audio"):
+    with pytest.raises(TkdError, match=r"a\.wav: cannot be read as audio \(no such file\)"):
         render_clip(tmp_path, CLIP)
     with pytest.raises(TkdError, match=r"n\.flac: cannot be read as audio"):
         render_clip(tmp_path, dataclasses.replace(CLIP, speech_file=None, noise_file="n.flac"))

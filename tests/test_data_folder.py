@@ -127,7 +127,7 @@ def samples(values, **how):
 
 
 BAD = {
-    "empty.wav": (lambda path: path.write_bytes(b""), "cannot be read as audio"),
+    "empty.wav": (lambda path: path.write_bytes(b""), "cannot be read as audio (empty)"),
     "none.wav": (samples([]), "has no samples"),
     "short.wav": (samples([0.1] * 639), "639 samples at 16000 Hz, one frame takes 640"),
     "slow.wav": (lambda path: soundfile.write(path, np.ones(300) / 2, 8000), "600 samples at 16000 Hz"),
@@ -143,7 +143,10 @@ BAD = {
     "cut.flac": (truncated("FLAC"), "cannot be read as audio"),
     "cut.caf": (truncated("CAF"), "cannot be read as audio"),
     "header.wav": (truncated("WAV", 0.001), "cannot be read as audio"),
-    "text.wav": (lambda path: path.write_text("not a recording"), "cannot be read as audio"),
+    "größe.wav": (
+        lambda path: path.write_text("not a recording"),
+        "größe.wav: cannot be read as audio (Format not recognised)",
+    ),
     "noten.txt": (lambda path: path.write_text("not a recording"), "cannot be read as audio"),
     "voice.m4a": (lambda path: path.write_bytes(b"\0\0\0\x18ftypM4A " + bytes(999)), "cannot be read as audio"),
     "pcm.raw": (lambda path: path.write_bytes(bytes(9999)), "cannot be read as audio"),

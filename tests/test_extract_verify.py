@@ -14,6 +14,7 @@ from test_teacher_training import command
 
 from cache_schema import convert_cache, open_cache
 from pipeline.data.manifest import Manifest, read_manifest, write_manifest
+from pipeline.errors import TkdError
 from pipeline.extract.build import build_cache
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.verify import LIMITS, agreement, draw, verify_cache
@@ -101,6 +102,13 @@ def test_a_teacher_of_other_sizes_is_named_and_its_arrays_are_not_compared(tiny_
     assert "head_weights: the cache has other sizes than this teacher and dataset give." in found.problems
 
 
+def test_a_dataset_of_other_labels_is_not_put_down_to_the_teacher(tiny_cache, tiny_data):
+    info = dataclasses.replace(tiny_data.info, name="lamp", labels=("hey lamp", "other"))
+    other = dataclasses.replace(tiny_data, info=info)
+    with pytest.raises(TkdError, match="lamp has the labels hey lamp, other; the cache was built from tiny"):
+        verify_cache(open_cache(tiny_cache), other, "bundled", 4)
+
+
 def test_another_dataset_is_named_with_the_clips_it_lacks(tiny_cache, tiny_data):
     fewer: Manifest = dataclasses.replace(tiny_data, clips=tiny_data.clips[7:])
     found = verify_cache(open_cache(tiny_cache), fewer, "bundled", 9)
@@ -174,4 +182,4 @@ def test_a_dataset_of_other_labels_is_refused(tiny_cache, tiny_data, tmp_path):
     (tmp_path / "d").mkdir()
     write_manifest(tmp_path / "d", info, list(tiny_data.clips))
     result = command("cache", "verify", tiny_cache, "--data", tmp_path / "d")
-    assert result.exit_code == 1 and "teacher bundled knows" in result.stderr
+    assert result.exit_code == 1 and "the dataset tiny has the labels go, " in result.stderr

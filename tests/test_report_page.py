@@ -161,7 +161,7 @@ def test_without_the_cache_and_of_earlier_runs_what_is_missing_is_said(tmp_path)
         "No sound",
     ):
         assert missing in said, missing
-    assert "50.00" in said and "75.00" in said and "One seed, no interval" in said
+    assert "50.00" in said and "75.00" in said and "No interval:" in said
     assert lines[-1].startswith("No figure: Cache")
 
 

@@ -30,6 +30,14 @@ def test_intervals_of_t_hold_the_truth_as_often_as_they_say():
     assert np.mean(held) == pytest.approx(0.95, abs=0.015)
 
 
+def test_the_same_difference_in_every_seed_is_no_certainty():
+    """An interval of no width would exclude zero; what other clips would change is left."""
+    assert paired_t([0.1, 0.1, 0.1]) == Difference(pytest.approx(0.1), None, None, 3, "")
+    resampled = [np.linspace(-0.1, 0.3, 401)] * 3
+    found = paired([0.1, 0.1, 0.1], resampled)
+    assert (found.method, found.low, found.high) == ("bootstrap", pytest.approx(-0.09), pytest.approx(0.29))
+
+
 @given(st.integers(0, 1000))
 def test_resampled_map_is_the_metric_of_the_clips_drawn(seed):
     """Also with equal scores, with classes that no clip drawn has, and with classes that no clip has."""

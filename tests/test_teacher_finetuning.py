@@ -23,7 +23,7 @@ from pipeline.teacher.base import default_base
 from pipeline.teacher.config import TeacherConfig
 from pipeline.teacher.machine import one_gpu
 from pipeline.teacher.model import load_teacher
-from pipeline.teacher.train import train_teacher
+from pipeline.teacher.train import _encoder_name, train_teacher
 
 # Nothing is drawn at random while it trains, so that two ways to the same update can be compared.
 DROPOUT = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout")
@@ -199,3 +199,9 @@ def test_one_of_several_gpus_is_used_without_torchrun(tmp_path, capfd):
     arguments._n_gpu = 4  # as where four are visible
     assert one_gpu(arguments).train_batch_size == 3
     assert "One of 4 GPUs is used. For all: torchrun --nproc_per_node 4 -m pipeline.cli.main" in capfd.readouterr().err
+
+
+def test_what_is_made_of_the_bundled_teacher_is_not_called_bundled(tmp_path):
+    (tmp_path / "größe").mkdir()
+    names = {"bundled": "small", "small": "small", "a/hub-name": "a/hub-name", str(tmp_path / "größe"): "größe"}
+    assert {base: _encoder_name(base) for base in names} == names

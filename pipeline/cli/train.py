@@ -154,7 +154,11 @@ def train_command(cache_path, threads, memory, out, resume, force, as_json, **se
     dataset = str(cache.metadata["dataset"]["name"]).replace("/", "-")  # a name, and no way out of runs
     out = out or Path("runs") / f"{dataset}-{run_name(config)}"
     with last_of_torchrun():
-        metrics = train(cache, config, out, resume, force, memory)
+        try:
+            metrics = train(cache, config, out, resume, force, memory)
+        except KeyboardInterrupt:
+            click.echo(f"{out}: interrupted. To go on: the same command with --resume.", err=True)
+            raise
         first = PartialState().is_main_process
     if not first:
         return

@@ -106,7 +106,17 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
         with soundfile.SoundFile(os.fsencode(path)) as file:
             yield file
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: .raw says neither rate nor channels
-        raise TkdError(f"{path}: cannot be read as audio ({error}). Replace or remove it.") from error
+        raise TkdError(f"{path}: cannot be read as audio ({_why(path, error)}). Replace or remove it.") from error
+
+
+def _why(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "no such file"
+    if path.is_dir():
+        return "a folder"
+    if path.is_file() and not path.stat().st_size:
+        return "empty"
+    return error.error_string.rstrip(".") if isinstance(error, soundfile.LibsndfileError) else str(error)
 
 
 def _check_whole(path: Path, file: soundfile.SoundFile, n_read: int, n_stated: int) -> None:

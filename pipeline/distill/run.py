@@ -19,7 +19,7 @@ from torch import Tensor
 from cache_schema import Cache
 from pipeline.distill.config import TrainConfig
 from pipeline.distill.distillation import Distillation
-from pipeline.errors import TkdError
+from pipeline.errors import TkdError, nearest
 from pipeline.tasks import METRICS
 from students import STUDENTS, Student
 
@@ -174,7 +174,11 @@ def read_run(path: Path, student: type[Student] | None = None) -> Run:
     if (path / "zarr.json").is_file() or path.is_file():
         raise TkdError(f"{path}: {'a cache' if path.is_dir() else 'a file'}, expected the directory of a run.")
     if not (path / "config.json").is_file():
-        raise TkdError(f"{path}: no run here (config.json is missing). Make one with tkd train --out {path}.")
+        below, beside = (sorted(it.parent.name for it in at.glob("*/config.json")) for at in (path, path.parent))
+        if below:
+            raise TkdError(f"{path}: a folder of runs, expected one of them: {', '.join(below[:8])}.")
+        hint = f"{nearest(path.name, beside)} " if beside else ""
+        raise TkdError(f"{path}: no run here (config.json is missing). {hint}Make one with tkd train --out {path}.")
     if not is_complete(path):
         raise TkdError(f"{path}: the run is not complete. Finish it: the same tkd train with --resume.")
     try:

@@ -84,6 +84,12 @@ def verify_cache(cache: Cache, manifest: Manifest, teacher_name: str, n_clips: i
         with_features=cache.layout.with_features and front_end is not None,
         views=0 if views is None else views.n,
     )
+    stated = cache.metadata["dataset"]
+    if list(manifest.info.labels) != list(stated["labels"]):
+        raise TkdError(
+            f"{manifest.root}: the dataset {manifest.info.name} has the labels {', '.join(manifest.info.labels)}; the "
+            f"cache was built from {stated['name']}, with {', '.join(stated['labels'])}. Give that with --data."
+        )
     plan = plan_build(manifest, teacher_name, config, front_end)
     clips, ids = {clip.clip_id: clip for clip in manifest.clips}, cache.read("clip_id").tolist()
     problems += _provenance_problems(cache.metadata, plan, teacher_name)

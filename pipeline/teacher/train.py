@@ -24,7 +24,7 @@ from pipeline.teacher.callbacks import ClassifierFirst, Curriculum, EarlyStoppin
 from pipeline.teacher.clips import LikeLengths, TrainingClips, WholeClips, collate
 from pipeline.teacher.config import TeacherConfig
 from pipeline.teacher.machine import named_failures, one_gpu, require_precision
-from pipeline.teacher.model import Teacher, TeacherInfo, all_finite, require_lengths, save_teacher
+from pipeline.teacher.model import Teacher, TeacherInfo, all_finite, load_teacher, require_lengths, save_teacher
 from pipeline.teacher.resume import (
     claim,
     drop_broken_checkpoints,
@@ -103,7 +103,7 @@ def _train(manifest: Manifest, config: TeacherConfig, teacher: Teacher, work: Pa
     with named_failures(work):
         scores = trainer.evaluate(_by_length(manifest, "test"), metric_key_prefix="test")
     return TeacherInfo(
-        base=Path(config.base).name if Path(config.base).exists() else config.base,
+        base=_encoder_name(config.base),
         labels=manifest.info.labels,
         task=manifest.info.task,
         readout=config.readout,
@@ -114,6 +114,12 @@ def _train(manifest: Manifest, config: TeacherConfig, teacher: Teacher, work: Pa
         test=round(scores[f"test_{metric}"], 4),
         training=dataclasses.asdict(config),
     )
+
+
+def _encoder_name(base: str) -> str:
+    if base == "bundled":
+        return load_teacher(base)[1].base  # "bundled" is that one teacher, not what was made of it
+    return Path(base).name if Path(base).exists() else base
 
 
 def _replace(teacher: Teacher, info: TeacherInfo, work: Path, out: Path, dtype: torch.dtype) -> None:

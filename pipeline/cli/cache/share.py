@@ -100,7 +100,7 @@ def diff_command(first, second, as_json) -> None:
     if counted:
         raise click.ClickException(f"{first} and {second} differ in {len(counted)} points.")
     if not as_json:
-        click.echo("the same cache, made with other software" if found else "the same")
+        click.echo("the same cache; what they note of their software differs" if found else "the same")
 
 
 @click.command("push")

@@ -19,7 +19,7 @@ class Difference:
         low: Of the interval; None where there is no way to give one.
         high: Likewise.
         n_seeds: Pairs of runs of the same seed.
-        method: "t": over seeds; "bootstrap": over test clips, of one seed; "": none.
+        method: "t": over seeds; "bootstrap": over test clips, where there is none over seeds; "": none.
         over_clips: Of "t", where the runs' outputs were kept, the interval of the same mean over test clips.
     """
 
@@ -49,13 +49,14 @@ def spread(values: list[float]) -> float | None:
 
 
 def paired_t(differences: list[float]) -> Difference:
-    """Returns the mean of differences, one a seed, with Student's interval; without an interval for a single one.
+    """Returns the mean of differences, one a seed, with Student's interval.
 
+    There is none of a single one, and none where all are the same, as happens on a few clips: its width would be zero.
     It takes the differences for a sample from a normal distribution: what changes from seed to seed is covered, which
     clips are in the test split is not.
     """
     mean, n = float(np.mean(differences)), len(differences)
-    if n < 2:
+    if n < 2 or np.ptp(differences) < 1e-9:
         return Difference(mean, None, None, n, "")
     half = t_quantile(0.5 + LEVEL / 2, n - 1) * spread(differences) / math.sqrt(n)
     return Difference(mean, mean - half, mean + half, n, "t")

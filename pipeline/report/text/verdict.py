@@ -12,9 +12,9 @@ _CONTROLS = {
     "event": "the true event",
 }
 
-# By the sign of an interval; None: a single seed without its test outputs has none.
+# By the sign of an interval; None: there is none (see `paired`).
 _TO_VANILLA = {1: "Distilling helps", -1: "Distilling hurts", 0: "No difference can be told for"}
-_TO_VANILLA |= {None: "One seed, no interval:"}
+_TO_VANILLA |= {None: "No interval:"}
 _TO_OTHERS = {1: "better for", -1: "worse for", 0: "no difference can be told for", None: "no interval for"}
 
 
@@ -23,12 +23,12 @@ def verdict(results: Results) -> list[str]:
     metric = results.metric
     if not results.differences:
         return ["Nothing to compare: no run without distillation (--kd-weight 0) of the same student and seed."]
-    found, kept = [], []
+    found, kept, tied = [], [], []
     for student in results.students:
         column = results.chosen.get(student)
         difference = results.differences.get((student, column))
         if column == VANILLA and any(name == student and not it.is_control for name, it in results.differences):
-            kept.append(student_name(student))
+            (tied if _tied(results, student) else kept).append(student_name(student))
         elif difference is not None:
             pairs = results.pairs(student, column, VANILLA)
             ours, vanilla = (np.mean([run.metrics["test"] for run in runs]) for runs in zip(*pairs, strict=True))
@@ -37,6 +37,10 @@ def verdict(results: Results) -> list[str]:
     sentences = _by_sign(results, found, _TO_VANILLA)
     if kept:
         sentences.append(f"For {_listed(kept)} validation chose no distillation.")
+    if tied:
+        sentences.append(
+            f"For {_listed(tied)} validation scores vanilla and distilled exactly alike; of equals the weaker counts."
+        )
     sentences += _losses(results)
     others, n_others = _targets(results)
     sentences += others
@@ -49,6 +53,12 @@ def verdict(results: Results) -> list[str]:
         f"{score(metric, results.teacher['test'])}."
     )
     return sentences
+
+
+def _tied(results: Results, student: str) -> bool:
+    """Returns whether a distilled column has the validation score of vanilla, which was chosen."""
+    best = results.best(student, [column for column in results.columns if column != VANILLA])
+    return best is not None and results.best(student, [best, VANILLA]) == best  # of equals the first
 
 
 def _losses(results: Results) -> list[str]:

@@ -9,8 +9,9 @@ from pipeline.report.numbers.statistics import Difference
 MINUS = "\N{MINUS SIGN}"
 _METHODS = {
     "t": "paired t over seeds; not printed: where outputs were kept, a paired bootstrap over the test clips",
-    "bootstrap": "one seed: paired bootstrap over the test clips, which says nothing of other seeds",
-    "": "one seed: no interval",
+    "bootstrap": "one seed, or the same difference in each: paired bootstrap over the test clips, which says nothing "
+    "of other seeds",
+    "": "one seed, or the same difference in each: no interval",
 }
 
 
