@@ -27,7 +27,7 @@ SEED ?= 0
 # As tkd train would name it, but after the cache: of one data set there are caches of several lengths and teachers.
 RUN = runs/$(notdir $(basename $(CACHE)))-$(STUDENT)-kd$(KD_WEIGHT)$(if $(BFLOAT16),-bfloat16)-seed$(SEED)
 # Of the tables: clip lengths in seconds (as 2,4,6,8; empty: the data set's own), students, those of the controls, how
-# many seeds, and epochs (empty: as many as tkd train). For mini two cores take two hours, and half an hour for controls.
+# many seeds, and epochs (empty: as many as tkd train). For mini two cores take two to three hours.
 LENGTHS ?= $(LENGTH)
 LENGTH_LIST = $(subst $(comma), ,$(LENGTHS))
 STUDENTS ?= all

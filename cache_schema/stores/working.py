@@ -115,7 +115,7 @@ def clear_leftovers(path: Path, cache_id: str) -> None:
 
 def replace(new: Path, path: Path) -> None:
     """Gives a whole cache its name; what had it is removed only then. A link of that name is replaced, not followed."""
-    if path.exists() or path.is_symlink():
+    if os.path.lexists(path):
         bin_path = Path(f"{path}.discarded")
         _remove(bin_path)
         path.rename(bin_path)

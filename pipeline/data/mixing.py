@@ -66,17 +66,15 @@ def mix(clip: Clip, root: Path, regions: list[NoiseRegion], recipe: MixRecipe, r
         TkdError: a recording cannot be read, or one of noise is silent.
     """
     region = regions[rng.integers(len(regions))]
-    noise_offset = region.start + int(rng.integers(_n_starts(region, root, recipe.n_samples)))
+    noise_offset, noise = _crop(region, root, recipe.n_samples, rng)
     noise_dbfs, snr_db, position = rng.uniform(*NOISE_DBFS), rng.uniform(*recipe.snr_db), rng.random()
-    noise = noise_crop(root / region.file, noise_offset, recipe.n_samples, region.start, region.stop)
     for _ in range(_TRIES):
         if not is_silent(noise):
             break
-        noise_offset = region.start + int(rng.integers(_n_starts(region, root, recipe.n_samples)))
-        noise = noise_crop(root / region.file, noise_offset, recipe.n_samples, region.start, region.stop)
+        noise_offset, noise = _crop(region, root, recipe.n_samples, rng)
     else:
         raise TkdError(f"{root / region.file}: almost all of it is silent. Remove it from the noise.")
-    noise_gain = 10 ** (noise_dbfs / 20) / max(_rms(noise), 1e-6)
+    noise_gain = 10 ** (noise_dbfs / 20) / _rms(noise)
     mixed = noise * noise_gain
     placed = {}
     if clip.speech_file is not None:
@@ -113,6 +111,12 @@ def _n_starts(region: NoiseRegion, root: Path, n_samples: int) -> int:
         return noise_length(root / region.file) - region.start
     n_region = region.stop - region.start
     return n_region - n_samples + 1 if n_region >= n_samples else n_region
+
+
+def _crop(region: NoiseRegion, root: Path, n_samples: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+    """Returns where a random crop of a region begins, in samples of the recording, and it: float32 (n_samples,)."""
+    offset = region.start + int(rng.integers(_n_starts(region, root, n_samples)))
+    return offset, noise_crop(root / region.file, offset, n_samples, region.start, region.stop)
 
 
 def is_silent(noise: np.ndarray) -> bool:

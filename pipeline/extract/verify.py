@@ -70,8 +70,8 @@ def verify_cache(cache: Cache, manifest: Manifest, teacher_name: str, n_clips: i
         seed: Of the draw.
 
     Raises:
-        TkdError: the teacher does not fit the dataset, a recording cannot be read, or the cache has views that were
-            drawn in a way unknown here.
+        TkdError: the dataset has other labels than the cache, the teacher does not fit it, a recording cannot be read,
+            or the cache has views that were drawn in a way unknown here.
         CacheError: what is read of the cache is damaged.
     """
     front_end, problems = _front_end(cache)

@@ -120,7 +120,7 @@ def _hand_out(cells: Cells, job: Job, client, overview: Overview) -> None:
         while len(running) < overview.n_workers and (cell := cells.next()) is not None:
             cell.begin()
             # Pure, the same cell of an earlier sweep, with the failure it had, would be found again.
-            beside = max(Counter(address.rpartition(":")[0] for address in client.nthreads()).values())
+            beside = max(Counter(address.rpartition(":")[0] for address in client.nthreads()).values(), default=1)
             running[client.submit(train_cell, job, cell.config, cell.path, beside, pure=False)] = cell
         if running:
             with suppress(TimeoutError):
